@@ -1,0 +1,49 @@
+# make demo     three sites learn together, on this machine, with built-in images
+# make test     the fast test suite
+# Both set up .venv first if it is missing; everything else needs it too.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow check format hippocampus wheel clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(READY)
+	$(BIN)/nnunet-gml demo --continue
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# make test-slow     what takes minutes: a site killed in the middle of a simulation, the built wheel
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+# make check    linter, format, types, and the fast test suite
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# make hippocampus   three simulated sites of real MRI; continues where it stopped
+hippocampus: $(READY)
+	$(BIN)/python examples/hippocampus/run.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf .venv dist demo-run
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv: some minutes and, on Linux, about 7 GB of PyTorch"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
