@@ -1,0 +1,1 @@
+"""The courier between sites: files and facts. PROTOCOL.md is its specification."""

@@ -1,0 +1,70 @@
+"""Where a peer's SFTP server is, and how long to wait for it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+DEFAULT_PORT = 22
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what.
+
+    Attributes:
+        connect_seconds: until the TCP connection stands.
+        login_seconds: each for banner, key exchange and login.
+        silence_seconds: between two packets.
+        deadline_seconds: for one call, whatever its size ...
+        min_bytes_per_second: ... plus its size over this rate.
+    """
+
+    connect_seconds: float = 15
+    login_seconds: float = 20
+    silence_seconds: float = 30
+    deadline_seconds: float = 60
+    min_bytes_per_second: int = 64 * 1024
+
+    def call_seconds(self, size_bytes: int) -> float:
+        """The deadline for one call that moves ``size_bytes``."""
+        return self.deadline_seconds + size_bytes / self.min_bytes_per_second
+
+
+@dataclass(frozen=True)
+class Address:
+    """``sftp://[user@]host[:port][/folder]`` in parts; user and folder may be empty."""
+
+    host: str
+    port: int
+    user: str
+    folder: str
+
+    def __str__(self) -> str:
+        return f"sftp://{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Split an SFTP address. Raises ValueError."""
+    parts = urlsplit(text)
+    port = DEFAULT_PORT if parts.port is None else parts.port
+    if parts.scheme != "sftp" or not parts.hostname or not port:
+        raise ValueError("expected sftp://[user@]host:port[/path]")
+    if parts.query or parts.fragment or parts.password is not None:
+        raise ValueError("expected neither a password nor ? nor #")
+    return Address(parts.hostname, port, unquote(parts.username or ""), unquote(parts.path).rstrip("/"))
+
+
+def dial(address: Address, patience: Patience) -> socket.socket:
+    """A connection that neither waits for more to send nor for ever. Raises OSError."""
+    sock = socket.create_connection((address.host, address.port), timeout=patience.connect_seconds)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = int(patience.silence_seconds * 2000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,112 @@
+"""The rules an offer must keep. Bytes in, verdict out: nothing here reads or writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from peer_sync import identity, manifest
+from peer_sync.errors import RejectedError
+from peer_sync.manifest import Manifest
+
+MANIFEST_MAX_BYTES = 64 * 1024
+SIGNATURE_MAX_BYTES = 4 * 1024
+MAX_SEQUENCE_JUMP = 1_000_000
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What this site knows before it reads an offer.
+
+    Attributes:
+        site: this site's name.
+        peer: the site that was asked.
+        public_key: that site's key.
+        federation: digest of our federation file.
+        plans_digest: digest of our plans.
+        schema_digest: digest of our tensors' names and shapes.
+        max_payload_bytes: the federation's limit.
+        last_sequence: the newest offer of this peer that was judged; 0 before the first.
+        now: our clock.
+    """
+
+    site: str
+    peer: str
+    public_key: str
+    federation: str
+    plans_digest: str
+    schema_digest: str
+    max_payload_bytes: int
+    last_sequence: int
+    now: datetime
+
+
+def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected: Expectation) -> Manifest:
+    """Judge manifest and signature, in the order of PROTOCOL.md.
+
+    Raises:
+        RejectedError: with the rule that failed.
+    """
+    _check_size("manifest", len(data), MANIFEST_MAX_BYTES)
+    _check_size("signature", len(signature), SIGNATURE_MAX_BYTES)
+    found = manifest.parse(data)
+    identity.verify(expected.public_key, data, signature)
+    _check_equal("federation", "digest of the federation file", expected.federation, found.federation)
+    _check_equal("site", "site", expected.peer, found.site)
+    if expected.site not in found.recipients:
+        raise RejectedError(
+            "recipients", f"recipients: expected {expected.site!r} among them, found {found.recipients[:8]}"
+        )
+    _check_equal("plans", "digest of the plans", expected.plans_digest, found.plans_digest)
+    _check_equal("schema", "digest of tensor names and shapes", expected.schema_digest, found.schema_digest)
+    _check_expiry(found, expected.now)
+    _check_sequence(found, listed_sequence, expected.last_sequence)
+    _check_size("weights", found.payload_bytes, expected.max_payload_bytes)
+    return found
+
+
+def check_payload(found: Manifest, size_bytes: int, digest: str) -> None:
+    """Judge the weights file by its size and hash.
+
+    Raises:
+        RejectedError: rule ``size`` or ``sha256``.
+    """
+    if size_bytes != found.payload_bytes:
+        raise RejectedError("size", f"weights: expected {found.payload_bytes} bytes, found {size_bytes}")
+    _check_equal("sha256", "SHA-256 of the weights", found.sha256, digest)
+
+
+def _check_equal(rule: str, what: str, expected: str, found: str) -> None:
+    if found != expected:
+        raise RejectedError(rule, f"{what}: expected {expected}, found {found}")
+
+
+def _check_size(what: str, size_bytes: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise RejectedError("size", f"{what}: expected at most {limit_bytes} bytes, found {size_bytes}")
+
+
+def _check_expiry(found: Manifest, now: datetime) -> None:
+    if found.expires_at <= now:
+        raise RejectedError(
+            "expired",
+            f"expires: expected after {manifest.write_time(now)}, found {found.expires}",
+            hint="the peer stopped offering, or one of the two clocks is wrong",
+        )
+
+
+def _check_sequence(found: Manifest, listed: int, last: int) -> None:
+    if found.sequence != listed:
+        raise RejectedError(
+            "sequence", f"sequence: expected {listed} as the file is called, found {found.sequence}"
+        )
+    if found.sequence <= last:
+        raise RejectedError(
+            "sequence",
+            f"sequence: expected more than {last}, found {found.sequence}",
+            hint="an old offer was put back, or the peer lost its state folder",
+        )
+    if last and found.sequence > last + MAX_SEQUENCE_JUMP:
+        raise RejectedError(
+            "sequence", f"sequence: expected at most {last + MAX_SEQUENCE_JUMP}, found {found.sequence}"
+        )

@@ -1,0 +1,42 @@
+"""What can go wrong between sites. The type says whether trying again helps."""
+
+from __future__ import annotations
+
+
+class PeerSyncError(Exception):
+    """Every error this package raises on purpose.
+
+    Args:
+        message: what, where, found, expected; starts small, no full stop.
+        hint: what to do now; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(PeerSyncError):
+    """A file or setting of this site is wrong: a person has to change it."""
+
+
+class TransportError(PeerSyncError):
+    """The way to the peer failed: later it may work."""
+
+
+class NotFoundError(TransportError):
+    """The peer does not have it, or has nothing new: later it may."""
+
+
+class RejectedError(PeerSyncError):
+    """The peer's offer breaks a rule: trying again never helps.
+
+    Args:
+        rule: name of the rule, as in the refusals table of PROTOCOL.md.
+        message: what was expected and what was found.
+        hint: what to do now; may be empty.
+    """
+
+    def __init__(self, rule: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.rule = rule

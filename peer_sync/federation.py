@@ -1,0 +1,183 @@
+"""federation.toml: the same bytes at every site. Who takes part, how to reach them, whose keys count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from peer_sync import names
+from peer_sync.address import parse_address
+from peer_sync.errors import ConfigError
+from peer_sync.identity import is_public_line
+from peer_sync.tables import Table, parse_toml
+
+DEFAULT_MAX_PAYLOAD_BYTES = 2_000_000_000
+HOST_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+)
+FEDERATION_KEYS = ("name", "seed", "plans_digest", "max_payload_bytes", "sites")
+MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One site as all others see it.
+
+    Attributes:
+        name: ``[a-z0-9-]+``.
+        public_key: ``ssh-ed25519 AAAA...``: it logs in with this key and signs its manifests with it.
+        address: ``sftp://[user@]host:port[/path]`` or ``folder:path``: where its outbox can be read.
+        host_key: the pinned key of the SFTP server at that address; empty with ``folder:``.
+        labelled: the classes the site contours; None means every class.
+    """
+
+    name: str
+    public_key: str
+    address: str
+    host_key: str = ""
+    labelled: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The whole file.
+
+    Attributes:
+        name: what the federation calls itself.
+        seed: start of the schedule that draws peers.
+        plans_digest: SHA-256 of the plans all sites share, 64 hex digits.
+        max_payload_bytes: nothing larger is fetched from anyone.
+        members: all sites, in the file's order.
+        digest: SHA-256 of the file's bytes, 64 hex digits; stands in every manifest.
+        path: where the file is; ``folder:`` addresses start from its folder.
+    """
+
+    name: str
+    seed: int
+    plans_digest: str
+    max_payload_bytes: int
+    members: tuple[Member, ...]
+    digest: str
+    path: Path
+
+    def member(self, name: str) -> Member:
+        """The site called ``name``. Raises `ConfigError`."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise ConfigError(
+            f"{self.path}: no site is called {name!r}",
+            hint=f"sites of this federation: {', '.join(member.name for member in self.members)}",
+        )
+
+    def peers_of(self, name: str) -> tuple[str, ...]:
+        """The names of all other sites, sorted."""
+        self.member(name)
+        return tuple(sorted(member.name for member in self.members if member.name != name))
+
+
+def load_federation(path: Path | str) -> Federation:
+    """Read and check federation.toml whole. Raises `ConfigError`."""
+    path = Path(path).absolute()
+    content, data = parse_toml(path)
+    table = Table(content, path.name)
+    table.only(FEDERATION_KEYS)
+    federation = Federation(
+        name=table.need("name", str),
+        seed=table.need("seed", int),
+        plans_digest=table.need("plans_digest", str),
+        max_payload_bytes=table.get("max_payload_bytes", int, DEFAULT_MAX_PAYLOAD_BYTES),
+        members=_members(table),
+        digest=sha256(data).hexdigest(),
+        path=path,
+    )
+    _check_federation(federation)
+    return federation
+
+
+def _members(table: Table) -> tuple[Member, ...]:
+    rows = table.need("sites", list)
+    if len(rows) < 2 or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(
+            f"{table.where}: found {len(rows)}, expected at least two [[sites]] tables",
+            hint="write one [[sites]] table for each site",
+        )
+    places = [f"{table.where}, site {row.get('name', number)!r}" for number, row in enumerate(rows, 1)]
+    return tuple(_member(Table(row, place)) for row, place in zip(rows, places, strict=True))
+
+
+def _member(table: Table) -> Member:
+    table.only(MEMBER_KEYS)
+    member = Member(
+        name=table.need("name", str),
+        public_key=table.need("public_key", str),
+        address=table.need("address", str),
+        host_key=table.get("host_key", str, ""),
+        labelled=table.words("labelled"),
+    )
+    if not names.SITE.fullmatch(member.name):
+        raise ConfigError(
+            f"{table.where}: the name has characters that are not allowed",
+            hint="small letters, digits and hyphens only, at most 64",
+        )
+    if not is_public_line(member.public_key, ("ssh-ed25519",)):
+        raise ConfigError(
+            f"{table.where}: public_key is {member.public_key!r}, expected 'ssh-ed25519 AAAA...'",
+            hint="copy the line from the .pub file that nnunet-gml keygen wrote",
+        )
+    _check_address(member, table.where)
+    return member
+
+
+def _check_address(member: Member, where: str) -> None:
+    if member.address.startswith("folder:") and len(member.address) > len("folder:"):
+        return
+    if not _is_sftp(member.address):
+        raise ConfigError(
+            f"{where}: address is {member.address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
+            hint="for example sftp://192.0.2.7:40221",
+        )
+    if not is_public_line(member.host_key, HOST_KEY_TYPES):
+        raise ConfigError(
+            f"{where}: host_key is {member.host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
+            hint="with sftp:// the server's key is pinned here: the .pub file of its host key",
+        )
+
+
+def _is_sftp(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_federation(federation: Federation) -> None:
+    where = federation.path.name
+    if not names.DIGEST.fullmatch(federation.plans_digest):
+        raise ConfigError(
+            f"{where}: plans_digest is {federation.plans_digest!r}, expected 64 hex digits",
+            hint="nnunet-gml plans digest prints it",
+        )
+    if federation.max_payload_bytes < 1:
+        raise ConfigError(
+            f"{where}: max_payload_bytes is {federation.max_payload_bytes}, expected at least 1",
+            hint="leave it out",
+        )
+    _check_different(where, "name", [member.name for member in federation.members])
+    keys = [" ".join(member.public_key.split()[:2]) for member in federation.members]
+    _check_different(where, "public_key", keys)
+
+
+def _check_different(where: str, key: str, values: list[str]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(
+                f"{where}: {values.count(value)} sites have the same {key} {value!r}, expected one each",
+                hint=f"give each site its own {key}",
+            )

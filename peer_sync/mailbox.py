@@ -1,0 +1,176 @@
+"""A site's folders: offer() puts weights out, collect() takes a peer's in, unchecked nothing is used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from peer_sync import names
+from peer_sync.checks import Expectation
+from peer_sync.collecting import Attempt, Delivery
+from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
+from peer_sync.ledger import Ledger
+from peer_sync.lock import Lock
+from peer_sync.manifest import Facts, Manifest
+from peer_sync.outbox import Outbox
+from peer_sync.quarantine import Quarantine
+from peer_sync.site import Site
+from peer_sync.storage import read_state, remove, remove_parts, write_state
+from peer_sync.transport import Transport
+
+__all__ = ["Delivery", "Mailbox"]
+
+
+class Mailbox:
+    """Outbox, inbox, quarantine, state and ledger of one site; one process at a time.
+
+    Raises:
+        ConfigError: the folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.outbox = site.folder / "outbox"
+        self.inbox = site.folder / "inbox"
+        self.state = site.folder / "state"
+        refused = site.folder / "quarantine"
+        try:
+            for folder in (self.outbox, self.inbox, refused, self.state):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self.state / "lock")
+            for folder in (self.outbox, self.inbox, self.state):
+                remove_parts(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use the folder {site.folder}: {error.strerror}",
+                hint="check path, rights and free space",
+            ) from error
+        self.quarantine = Quarantine(refused, site.federation.max_payload_bytes)
+        self.ledger = Ledger(site.folder / "ledger.jsonl")
+        self._outbox = Outbox(site, self.outbox, self.state / "sequence.json")
+        self._outbox.remove_unfinished()
+
+    def offer(self, payload: Path, facts: Facts) -> Manifest:
+        """Move ``payload`` into the outbox, signed; the last three offers stay.
+
+        Raises:
+            TransportError: the folder cannot be written now.
+            ConfigError: the payload is larger than the federation allows.
+        """
+        started = time.monotonic()
+        manifest = self._outbox.offer(Path(payload), facts)
+        sequence = manifest.sequence
+        beside = (names.manifest_name(sequence), names.signature_name(sequence))
+        self.ledger.write(
+            event="offer",
+            round=facts.round,
+            sequence=sequence,
+            bytes=manifest.payload_bytes + sum((self.outbox / name).stat().st_size for name in beside),
+            seconds=round(time.monotonic() - started, 3),
+            retries=0,
+            verdict="offered",
+        )
+        return manifest
+
+    def collect(
+        self,
+        peer: str,
+        transport: Transport,
+        plans_digest: str,
+        schema_digest: str,
+        round: int,
+        retries: int = 0,
+    ) -> Delivery:
+        """Fetch and check the newest offer of ``peer``; ``retries`` only goes to the ledger.
+
+        Raises:
+            NotFoundError: there is nothing that was not judged before.
+            TransportError: the way failed; later it may work.
+            RejectedError: a rule is broken; the files are in quarantine.
+        """
+        expected = self._expectation(peer, plans_digest, schema_digest)
+        attempt = Attempt(self.inbox, peer, transport, round, retries)
+        place = f"peer {peer!r}, round {round}, rule"
+        try:
+            with self._disk():
+                return attempt.run(expected)
+        except RejectedError as error:
+            told = RejectedError(error.rule, f"{place} {error.rule}: {error}", error.hint)
+            self._quarantine(attempt, told)
+            raise told from error
+        except TransportError as error:
+            rule = "nothing new" if isinstance(error, NotFoundError) else "connection"
+            raise type(error)(f"{place} {rule}: {error}", error.hint) from error
+        finally:
+            attempt.clean()
+
+    def accept(self, delivery: Delivery) -> None:
+        """The weights are good: nothing as old as this is ever taken from this peer again."""
+        with self._disk():
+            self._remember(delivery, "accepted")
+            self.ledger.write(**delivery.facts(), verdict="accepted")
+
+    def refuse(self, delivery: Delivery, error: RejectedError) -> None:
+        """The weights are bad: move them to quarantine and do not take them again."""
+        with self._disk():
+            self._remember(delivery, "refused")
+            self.quarantine.put(delivery.peer, delivery.round, delivery.payload.parent, error)
+            self.ledger.write(**delivery.facts(), verdict="refused", rule=error.rule, message=str(error))
+
+    def drop(self, delivery: Delivery, message: str) -> None:
+        """Nobody will judge this delivery: remove it and say so in the ledger; it may come again."""
+        with self._disk():
+            remove(delivery.payload.parent)
+            self.ledger.write(**delivery.facts(), verdict="failed", message=message)
+
+    def last_sequence(self, peer: str) -> int:
+        """The newest offer of ``peer`` that was judged; 0 before the first."""
+        state = read_state(self._peer_state(peer))
+        return max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        self._lock.release()
+
+    def _expectation(self, peer: str, plans_digest: str, schema_digest: str) -> Expectation:
+        federation = self.site.federation
+        if peer == self.site.name:
+            raise ConfigError(f"site {peer!r} cannot collect from itself", hint="name one of the other sites")
+        return Expectation(
+            site=self.site.name,
+            peer=peer,
+            public_key=federation.member(peer).public_key,
+            federation=federation.digest,
+            plans_digest=plans_digest,
+            schema_digest=schema_digest,
+            max_payload_bytes=federation.max_payload_bytes,
+            last_sequence=self.last_sequence(peer),
+            now=datetime.now(UTC),
+        )
+
+    def _quarantine(self, attempt: Attempt, error: RejectedError) -> None:
+        with self._disk():
+            self.quarantine.put(attempt.peer, attempt.round, attempt.staging, error)
+            self.ledger.write(**attempt.facts(), verdict="refused", rule=error.rule, message=str(error))
+
+    def _peer_state(self, peer: str) -> Path:
+        return self.state / f"peer-{self.site.federation.member(peer).name}.json"
+
+    def _remember(self, delivery: Delivery, verdict: str) -> None:
+        path = self._peer_state(delivery.peer)
+        state = read_state(path)
+        state[verdict] = max(int(state.get(verdict, 0)), delivery.manifest.sequence)
+        write_state(path, state)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """A full or broken disk here is a failure that may pass."""
+        try:
+            yield
+        except OSError as error:
+            raise TransportError(
+                f"cannot write into {self.site.folder}: {error.strerror}", hint="check free space and rights"
+            ) from error

@@ -1,0 +1,48 @@
+"""The only file names that exist between sites. Anything else in a listing is ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+SITE = re.compile(r"[a-z0-9-]{1,64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+PUBLISHED = re.compile(r"([0-9]{10})(\.json|\.json\.sig|-[0-9a-f]{64}\.safetensors)")
+PART_PREFIX = ".part-"
+MAX_SEQUENCE = 9_999_999_999
+
+
+def payload_name(sequence: int, digest: str) -> str:
+    """Name of an offer's weights."""
+    return f"{sequence:010d}-{digest}.safetensors"
+
+
+def manifest_name(sequence: int) -> str:
+    """Name of an offer's manifest: where it is, the offer is."""
+    return f"{sequence:010d}.json"
+
+
+def signature_name(sequence: int) -> str:
+    """Name of the signature over an offer's manifest."""
+    return f"{sequence:010d}.json.sig"
+
+
+def is_published(name: str) -> bool:
+    """Whether a name from anywhere is one of the three kinds above."""
+    return PUBLISHED.fullmatch(name) is not None
+
+
+def sequence_of(name: str) -> int:
+    """The sequence number in a published name; 0 for any other name."""
+    match = PUBLISHED.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def newest_whole(listing: Iterable[str]) -> int:
+    """The highest sequence of which manifest, signature and a payload are listed; 0 when there is none."""
+    kinds: dict[int, set[str]] = {}
+    for name in listing:
+        match = PUBLISHED.fullmatch(name)
+        if match:
+            kinds.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[2])
+    return max((sequence for sequence, found in kinds.items() if len(found) == 3), default=0)

@@ -1,0 +1,138 @@
+"""What this site offers: three immutable files per offer, the manifest last."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from peer_sync import identity, names
+from peer_sync.errors import ConfigError, RejectedError, TransportError
+from peer_sync.manifest import PROTOCOL, Facts, Manifest, parse, write_time
+from peer_sync.site import Site
+from peer_sync.storage import (
+    part_path,
+    read_state,
+    remove,
+    sha256_of,
+    sync_file,
+    sync_folder,
+    write_durably,
+    write_state,
+)
+
+KEPT_OFFERS = 3
+DICE_DIGITS = 4
+
+
+class Outbox:
+    """Publishes offers; only the site's own mailbox uses it.
+
+    Args:
+        site: whose outbox.
+        folder: where the offers are.
+        state: file that holds the last sequence number.
+    """
+
+    def __init__(self, site: Site, folder: Path, state: Path) -> None:
+        self.site = site
+        self.folder = folder
+        self.state = state
+
+    def offer(self, payload: Path, facts: Facts) -> Manifest:
+        """Move ``payload`` into the outbox and publish it. Raises `TransportError`, `ConfigError`."""
+        self._check_payload(payload)
+        try:
+            part = self._take(payload)
+            manifest = self._manifest(self._next_sequence(), part, facts)
+            self._publish(part, manifest)
+        except OSError as error:
+            raise TransportError(
+                f"cannot write the offer into {self.folder}: {error.strerror}",
+                hint="check free space and rights; the next round offers again",
+            ) from error
+        self._keep_newest(KEPT_OFFERS)
+        return manifest
+
+    def remove_unfinished(self) -> None:
+        """Remove files of offers that were interrupted before their manifest."""
+        for path in self.folder.iterdir():
+            sequence = names.sequence_of(path.name)
+            if sequence and not (self.folder / names.manifest_name(sequence)).exists():
+                remove(path)
+
+    def _check_payload(self, payload: Path) -> None:
+        try:
+            size = payload.stat().st_size
+        except OSError as error:
+            raise TransportError(f"cannot read the weights to offer, {payload}: {error.strerror}") from error
+        limit = self.site.federation.max_payload_bytes
+        if not 0 < size <= limit:
+            raise ConfigError(
+                f"the weights to offer have {size} bytes, expected 1 to {limit}",
+                hint="max_payload_bytes in federation.toml is the limit, the same at every site",
+            )
+
+    def _take(self, payload: Path) -> Path:
+        part = part_path(self.folder)
+        shutil.move(payload, part)
+        sync_file(part)
+        return part
+
+    def _next_sequence(self) -> int:
+        """One more than ever used; durable before anything carries it."""
+        listed = (names.sequence_of(path.name) for path in self.folder.iterdir())
+        sequence = max(int(read_state(self.state).get("sequence", 0)), *listed, 0) + 1
+        write_state(self.state, {"sequence": sequence})
+        return sequence
+
+    def _manifest(self, sequence: int, payload: Path, facts: Facts) -> Manifest:
+        site, now, digest = self.site, datetime.now(UTC), sha256_of(payload)
+        dice = None
+        if site.share_dice and facts.dice is not None:
+            known = {name: float(score) for name, score in facts.dice.items() if math.isfinite(score)}
+            dice = {str(name): round(score, DICE_DIGITS) for name, score in known.items()}
+        return Manifest(
+            protocol=PROTOCOL,
+            federation=site.federation.digest,
+            site=site.name,
+            sequence=sequence,
+            created=write_time(now),
+            expires=write_time(now + timedelta(days=site.offer_days)),
+            round=int(facts.round),
+            epoch=int(facts.epoch),
+            plans_digest=facts.plans_digest,
+            schema_digest=facts.schema_digest,
+            labelled=tuple(facts.labelled),
+            cases=int(facts.cases) if site.share_cases and facts.cases is not None else None,
+            dice=dice,
+            payload=names.payload_name(sequence, digest),
+            payload_bytes=payload.stat().st_size,
+            dtype=facts.dtype,
+            sha256=digest,
+            recipients=site.federation.peers_of(site.name),
+        )
+
+    def _publish(self, part: Path, manifest: Manifest) -> None:
+        data = manifest.to_bytes()
+        try:
+            parse(data)
+        except RejectedError as error:
+            part.unlink()
+            raise ConfigError(
+                f"no peer would take our offer: {error}", hint="the trainer states a fact that is not allowed"
+            ) from error
+        signature = identity.sign(identity.load_private_key(self.site.private_key), data)
+        part.replace(self.folder / manifest.payload)
+        sync_folder(self.folder)
+        write_durably(self.folder / names.signature_name(manifest.sequence), signature)
+        write_durably(self.folder / names.manifest_name(manifest.sequence), data)
+
+    def _keep_newest(self, count: int) -> None:
+        """Remove older offers, each manifest first, so that no offer is ever seen without its files."""
+        published = [path for path in self.folder.iterdir() if names.is_published(path.name)]
+        kept = sorted({names.sequence_of(path.name) for path in published})[-count:]
+        old = [path for path in published if names.sequence_of(path.name) not in kept]
+        for path in sorted(old, key=lambda path: (path.suffix != ".json", path.name)):
+            remove(path)

@@ -1,0 +1,165 @@
+"""site.toml: which site this installation is, its keys and folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peer_sync import identity
+from peer_sync.errors import ConfigError
+from peer_sync.federation import Federation, Member, load_federation
+from peer_sync.tables import Table, parse_toml
+
+SITE_VARIABLE = "nnUNet_gml_site"
+DEFAULT_OFFER_DAYS = 30
+MAX_OFFER_DAYS = 3650
+SITE_KEYS = (
+    "site",
+    "federation",
+    "private_key",
+    "folder",
+    "listen",
+    "host_key",
+    "share_cases",
+    "share_dice",
+    "offer_days",
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The whole file; paths are absolute.
+
+    Attributes:
+        name: this site's name in the federation.
+        federation: the federation's file, read.
+        private_key: logs in to peers and signs manifests.
+        folder: outbox, inbox, quarantine, state and ledger.jsonl are below it.
+        listen: host and port of the embedded server; None when something else serves the outbox.
+        host_key: the embedded server's private host key.
+        share_cases: whether the number of cases stands in the manifest.
+        share_dice: whether Dice per class stands in the manifest.
+        offer_days: an offer expires after so many days.
+        path: where the file is.
+    """
+
+    name: str
+    federation: Federation
+    private_key: Path
+    folder: Path
+    listen: tuple[str, int] | None
+    host_key: Path | None
+    share_cases: bool
+    share_dice: bool
+    offer_days: int
+    path: Path
+
+    @property
+    def member(self) -> Member:
+        """This site as the others see it."""
+        return self.federation.member(self.name)
+
+
+def load_site(path: Path | str) -> Site:
+    """Read and check site.toml, its federation file and its keys. Raises `ConfigError`."""
+    path = Path(path).absolute()
+    content, _ = parse_toml(path)
+    table = Table(content, path.name)
+    table.only(SITE_KEYS)
+    host_key = table.get("host_key", str, "")
+    site = Site(
+        name=table.need("site", str),
+        federation=load_federation(path.parent / table.need("federation", str)),
+        private_key=path.parent / table.need("private_key", str),
+        folder=path.parent / table.need("folder", str),
+        listen=_listen(table),
+        host_key=path.parent / host_key if host_key else None,
+        share_cases=table.get("share_cases", bool, True),
+        share_dice=table.get("share_dice", bool, True),
+        offer_days=table.get("offer_days", int, DEFAULT_OFFER_DAYS),
+        path=path,
+    )
+    _check_site(site)
+    return site
+
+
+def site_from_environment() -> Site:
+    """The site that the environment variable ``nnUNet_gml_site`` names. Raises `ConfigError`."""
+    value = os.environ.get(SITE_VARIABLE, "")
+    if not value:
+        raise ConfigError(
+            f"the environment variable {SITE_VARIABLE} is not set, expected the path of a site.toml",
+            hint=f"export {SITE_VARIABLE}=/path/to/site.toml beside nnUNet_raw and the others",
+        )
+    return load_site(value)
+
+
+def check_together(sites: Sequence[Site]) -> None:
+    """Refuse sites that cannot run side by side. Raises `ConfigError`."""
+    for number, site in enumerate(sites):
+        for other in sites[:number]:
+            _check_pair(other, site)
+
+
+def _check_pair(one: Site, other: Site) -> None:
+    if one.name == other.name:
+        raise ConfigError(
+            f"two sites are called {one.name!r}: {one.path} and {other.path}",
+            hint="give each site its own name",
+        )
+    names = f"sites {one.name!r} and {other.name!r}"
+    if one.federation.digest != other.federation.digest:
+        raise ConfigError(
+            f"{names} have different federation files: "
+            f"{one.federation.path} has digest {one.federation.digest}, "
+            f"{other.federation.path} has {other.federation.digest}",
+            hint="copy one file to both: it must be the same bytes at every site",
+        )
+    if one.folder.resolve() == other.folder.resolve():
+        raise ConfigError(f"{names} share the folder {one.folder}", hint="give each site its own folder")
+    if one.listen is not None and one.listen == other.listen:
+        raise ConfigError(
+            f"{names} share the listen address {one.listen[0]}:{one.listen[1]}",
+            hint="give each site its own port",
+        )
+
+
+def _listen(table: Table) -> tuple[str, int] | None:
+    text = table.get("listen", str, "")
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(
+            f"{table.where}: listen is {text!r}, expected HOST:PORT", hint="for example 127.0.0.1:40221"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _check_site(site: Site) -> None:
+    where = site.path.name
+    if not 1 <= site.offer_days <= MAX_OFFER_DAYS:
+        raise ConfigError(
+            f"{where}: offer_days is {site.offer_days}, expected 1 to {MAX_OFFER_DAYS}",
+            hint="30 is the default",
+        )
+    _check_key(where, "private_key", site.private_key, site.member.public_key)
+    if site.listen is None:
+        return
+    if site.host_key is None:
+        raise ConfigError(
+            f"{where}: listen is set, but host_key is missing",
+            hint="nnunet-gml keygen makes one; its public line belongs into federation.toml as host_key",
+        )
+    _check_key(where, "host_key", site.host_key, site.member.host_key)
+
+
+def _check_key(where: str, name: str, path: Path, expected: str) -> None:
+    found = identity.public_line(identity.load_private_key(path))
+    if expected and not identity.same_key(found, expected):
+        raise ConfigError(
+            f"{where}: {name} {path} is the key {found!r}, but federation.toml expects {expected!r}",
+            hint="use the key whose public line is in federation.toml, or change the line at every site",
+        )

@@ -1,0 +1,105 @@
+"""Writing so that a power cut leaves the old state or the new one, never half of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peer_sync.errors import ConfigError
+from peer_sync.names import PART_PREFIX
+
+CHUNK_BYTES = 1 << 20
+
+
+def part_path(folder: Path) -> Path:
+    """A fresh name for something unfinished in ``folder``."""
+    return folder / f"{PART_PREFIX}{secrets.token_hex(8)}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of ``path`` durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Make ``path`` hold ``data``: ``.part-*``, fsync, rename, fsync of the folder."""
+    part = part_path(path.parent)
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_limited(source: int, target: Path, max_bytes: int) -> int:
+    """Copy from an open descriptor to ``target``, at most ``max_bytes + 1`` bytes; returns how many."""
+    copied = 0
+    with target.open("wb") as file:
+        while copied <= max_bytes and (chunk := os.read(source, min(CHUNK_BYTES, max_bytes + 1 - copied))):
+            file.write(chunk)
+            copied += len(chunk)
+    return copied
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what an interrupted run left unfinished in ``folder``."""
+    for path in folder.glob(f"{PART_PREFIX}*"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a JSON object that we wrote; empty when the file is not there. Raises `ConfigError`."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(content, dict) or not all(type(value) in (int, str) for value in content.values()):
+        raise _damaged(path)
+    return content
+
+
+def write_state(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object durably."""
+    write_durably(path, json.dumps(content, sort_keys=True).encode() + b"\n")
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(
+        f"the state file {path} is damaged",
+        hint="restore it from a backup; deleting it makes this site accept old offers once more",
+    )

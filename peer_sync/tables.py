@@ -1,0 +1,86 @@
+"""Reads one TOML table strictly: unknown keys, missing keys and wrong types are errors that help."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peer_sync.errors import ConfigError
+
+T = TypeVar("T")
+KIND_NAMES = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list"}
+
+
+def parse_toml(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a TOML file; returns its content and its bytes. Raises `ConfigError`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check path and rights") from error
+    try:
+        return tomllib.loads(data.decode("utf-8")), data
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", hint="compare it with PROTOCOL.md") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like ``word``."""
+    return get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One TOML table with the place it comes from.
+
+    Attributes:
+        content: the keys and values.
+        where: how to name the place in an error, for example ``federation.toml, site 'north'``.
+    """
+
+    content: Mapping[str, Any]
+    where: str
+
+    def only(self, known: Iterable[str]) -> None:
+        """Refuse keys that are not in ``known``, naming the nearest one that is."""
+        known = tuple(known)
+        for key in self.content:
+            if key not in known:
+                raise ConfigError(
+                    f"{self.where}: unknown key {key!r}; the nearest known key is {nearest(key, known)!r}",
+                    hint=f"known keys: {', '.join(known)}",
+                )
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """The value of a key that must be there."""
+        if key not in self.content:
+            raise ConfigError(f"{self.where}: key {key!r} is missing", hint=f"{key} = {KIND_NAMES[kind]}")
+        return self._typed(key, kind)
+
+    def get(self, key: str, kind: type[T], default: T) -> T:
+        """The value of a key that may be left out."""
+        return self._typed(key, kind) if key in self.content else default
+
+    def words(self, key: str) -> tuple[str, ...] | None:
+        """A list of non-empty, different texts, or None when the key is left out."""
+        if key not in self.content:
+            return None
+        values = self._typed(key, list)
+        if not all(isinstance(value, str) and value for value in values) or len(set(values)) != len(values):
+            raise ConfigError(
+                f"{self.where}: {key} is {values!r}, expected a list of different names",
+                hint=f'for example {key} = ["brainstem", "parotid"]',
+            )
+        return tuple(values)
+
+    def _typed(self, key: str, kind: type[T]) -> T:
+        value = self.content[key]
+        if type(value) is not kind:
+            raise ConfigError(
+                f"{self.where}: {key} is {value!r}, expected {KIND_NAMES[kind]}",
+                hint=f"change {key} there",
+            )
+        return value

@@ -1,0 +1,115 @@
+"""Small builders for the courier's tests: sites with keys and files, offers, facts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from peer_sync.identity import generate_key, load_private_key, sign
+from peer_sync.mailbox import Mailbox
+from peer_sync.manifest import Facts
+from peer_sync.names import manifest_name, signature_name
+from peer_sync.server import Server
+from peer_sync.site import Site, load_site
+from peer_sync.transport import FolderTransport
+
+PLANS = "a" * 64
+SCHEMA = "b" * 64
+FACTS = Facts(
+    round=1,
+    epoch=50,
+    plans_digest=PLANS,
+    schema_digest=SCHEMA,
+    dtype="float16",
+    labelled=("brainstem", "parotid"),
+    cases=12,
+    dice={"brainstem": 0.81, "parotid": 0.7},
+)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def federation_text(members: list[str], **changes: object) -> str:
+    """federation.toml with the given [[sites]] tables."""
+    settings = {"name": '"demo"', "seed": 7, "plans_digest": f'"{PLANS}"', **changes}
+    return "\n".join(
+        [*(f"{key} = {value}" for key, value in settings.items() if value is not None), *members]
+    )
+
+
+def member_text(name: str, public_key: str, address: str, **more: str) -> str:
+    """One [[sites]] table."""
+    values = {"name": name, "public_key": public_key, "address": address, **more}
+    return "\n".join(["[[sites]]", *(f'{key} = "{value}"' for key, value in values.items())])
+
+
+def build_sites(
+    folder: Path, names: tuple[str, ...] = ("north", "south"), served: bool = False
+) -> dict[str, Site]:
+    """Sites that know each other, in ``folder``; ``served`` gives each an embedded server."""
+    members, texts = [], {}
+    for name in names:
+        public = generate_key(folder / "keys" / name)
+        text = f'site = "{name}"\nprivate_key = "keys/{name}"\nfolder = "{name}"\n'
+        text += 'federation = "federation.toml"\n'
+        if served:
+            host, port = generate_key(folder / "keys" / f"{name}_host"), free_port()
+            members.append(member_text(name, public, f"sftp://127.0.0.1:{port}", host_key=host))
+            text += f'listen = "127.0.0.1:{port}"\nhost_key = "keys/{name}_host"\n'
+        else:
+            members.append(member_text(name, public, f"folder:{name}/outbox"))
+        texts[name] = text
+    (folder / "federation.toml").write_text(federation_text(members))
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    return {name: load_site(folder / f"{name}.toml") for name in names}
+
+
+def write_payload(folder: Path, content: bytes = b"weights" * 100) -> Path:
+    """A file to offer."""
+    path = folder / "payload.tmp"
+    path.write_bytes(content)
+    return path
+
+
+def offer(mailbox: Mailbox, content: bytes = b"weights" * 100, **facts: object):
+    """Offer ``content``; returns the manifest."""
+    return mailbox.offer(write_payload(mailbox.site.folder, content), replace(FACTS, **facts))
+
+
+def collect(mailbox: Mailbox, peer: Mailbox, round: int = 1):
+    """Collect from a peer's outbox on this machine."""
+    return mailbox.collect(peer.site.name, FolderTransport(peer.outbox), PLANS, SCHEMA, round)
+
+
+def republish(mailbox: Mailbox, manifest, signer: Path | None = None, sequence: int | None = None) -> None:
+    """Put a changed manifest into the outbox, properly signed, under its own or another sequence."""
+    data = manifest.to_bytes()
+    sequence = manifest.sequence if sequence is None else sequence
+    key = load_private_key(signer or mailbox.site.private_key)
+    (mailbox.outbox / signature_name(sequence)).write_bytes(sign(key, data))
+    (mailbox.outbox / manifest_name(sequence)).write_bytes(data)
+
+
+@contextmanager
+def running_server(server: Server) -> Iterator[Server]:
+    """Serve in a thread until the block ends."""
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=server.serve, args=([reader],), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        os.close(writer)
+        thread.join(10)
+        os.close(reader)

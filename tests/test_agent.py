@@ -1,0 +1,332 @@
+"""The courier: in the background, patient, and quiet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from courier_kit import FACTS, PLANS, SCHEMA, offer, republish, write_payload
+
+import peer_sync
+from peer_sync import agent
+from peer_sync.agent import WITHOUT_PEER, Courier, connect
+from peer_sync.errors import ConfigError, TransportError
+from peer_sync.mailbox import Mailbox
+from peer_sync.sftp import SftpTransport
+from peer_sync.transport import FolderTransport
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    """Shorter pauses than in earnest."""
+    monkeypatch.setattr(agent, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(agent, "LONGEST_WAIT_SECONDS", 0.2)
+
+
+@pytest.fixture
+def courier(north):
+    """North's courier, started."""
+    made = Courier(north, PLANS, SCHEMA)
+    made.start()
+    yield made
+    made.stop()
+
+
+def wait_for(look, seconds: float = 15):
+    """The first true answer of ``look``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def exchange(courier: Courier, round: int = 1) -> None:
+    """North's exchange with south."""
+    facts = replace(FACTS, round=round)
+    courier.exchange(write_payload(courier.mailbox.site.folder), facts, "south")
+
+
+def lines(mailbox: Mailbox, event: str = "collect") -> list[dict]:
+    path = mailbox.ledger.path
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in found if line["event"] == event]
+
+
+def test_an_sftp_address_gives_sftp(served_sites):
+    """With the host key of the federation file; nothing is opened yet."""
+    assert isinstance(connect(served_sites["north"], "south"), SftpTransport)
+
+
+def test_a_folder_address_starts_from_the_federation_file(sites, tmp_path):
+    """Wherever the training was started."""
+    way = connect(sites["north"], "south")
+
+    assert isinstance(way, FolderTransport)
+    assert way.path == tmp_path / "south/outbox"
+
+
+def test_an_exchange_offers_and_collects(courier, south):
+    """Ours goes out, theirs comes in, nothing is said."""
+    made = offer(south)
+
+    exchange(courier)
+
+    delivery = wait_for(courier.delivery)
+    assert delivery.manifest == made
+    assert courier.delivery() is None
+    assert courier.messages() == []
+    assert len(lines(courier.mailbox, "offer")) == 1
+
+
+def test_a_peer_that_is_not_ready_is_waited_for(courier, south):
+    """Nothing new is asked again, in silence."""
+    exchange(courier)
+    time.sleep(0.3)
+    assert courier.delivery() is None
+
+    offer(south)
+
+    assert wait_for(courier.delivery).retries > 0
+    assert courier.messages() == []
+
+
+def test_a_failure_is_told_once_and_tried_again(north, south):
+    """Two equal failures, one sentence; then it works."""
+    calls = []
+
+    class Broken(FolderTransport):
+        def names(self) -> list[str]:
+            calls.append(1)
+            if len(calls) < 3:
+                raise TransportError("cannot list: expected an answer, found none")
+            return super().names()
+
+    offer(south)
+    courier = Courier(north, PLANS, SCHEMA, lambda site, peer: Broken(south.outbox))
+    courier.start()
+    exchange(courier, round=2)
+
+    assert wait_for(courier.delivery).retries == 2
+    (message,) = courier.messages()
+    assert message.startswith("peer 'south', round 2, rule connection: cannot list")
+    assert message.endswith(WITHOUT_PEER)
+    courier.stop()
+
+
+def test_a_refusal_is_told_and_not_tried_again(courier, south):
+    """Peer, round, rule, expected, found, and what happens now."""
+    republish(south, replace(offer(south), plans_digest="e" * 64))
+
+    exchange(courier, round=5)
+
+    (message,) = wait_for(courier.messages)
+    time.sleep(0.4)
+    expected = f"peer 'south', round 5, rule plans: digest of the plans: expected {PLANS}, found {'e' * 64}"
+    assert message.startswith(expected)
+    assert message.endswith(WITHOUT_PEER)
+    assert courier.messages() == []
+    assert [line["verdict"] for line in lines(courier.mailbox)] == ["refused"]
+
+
+def test_the_next_exchange_replaces_an_unfinished_one(courier, south):
+    """The old round ends with one line and one sentence, the new one goes on."""
+    exchange(courier, round=1)
+    time.sleep(0.2)
+
+    exchange(courier, round=2)
+    offer(south)
+
+    assert wait_for(courier.delivery).round == 2
+    (message,) = courier.messages()
+    assert message.startswith("peer 'south', round 1, rule nothing new: expected an offer, found none")
+    assert message.endswith(WITHOUT_PEER)
+    (line,) = wait_for(lambda: lines(courier.mailbox))
+    assert (line["round"], line["verdict"]) == (1, "failed")
+
+
+def test_training_never_waits(north):
+    """With a peer that hangs, every call returns at once."""
+    release = threading.Event()
+
+    class Hanging(FolderTransport):
+        def names(self) -> list[str]:
+            release.wait(20)
+            return []
+
+        def close(self) -> None:
+            release.set()
+
+    courier = Courier(north, PLANS, SCHEMA, lambda site, peer: Hanging(Path()))
+    courier.start()
+    started = time.monotonic()
+
+    exchange(courier)
+    for _ in range(100):
+        courier.delivery()
+        courier.messages()
+    exchange(courier, round=2)
+
+    assert time.monotonic() - started < 1
+    courier.stop()
+    assert time.monotonic() - started < 5
+
+
+def test_stop_cuts_what_starts_late(north):
+    """Even an exchange that was ordered just before ends in time."""
+    cut = threading.Event()
+
+    class Hanging(FolderTransport):
+        def names(self) -> list[str]:
+            cut.wait(20)
+            raise TransportError("cannot list: expected an answer, found the end")
+
+        def close(self) -> None:
+            cut.set()
+
+    def slowly(site, peer):
+        time.sleep(0.5)
+        return Hanging(Path())
+
+    courier = Courier(north, PLANS, SCHEMA, slowly)
+    courier.start()
+    exchange(courier)
+    time.sleep(0.2)
+    started = time.monotonic()
+
+    courier.stop()
+
+    assert time.monotonic() - started < 5
+    assert not courier._thread.is_alive()
+
+
+def test_a_delivery_nobody_fetched_gives_way(courier, south):
+    """The newest is handed out, the older one is dropped and noted."""
+    offer(south)
+    exchange(courier, round=1)
+    wait_for(lambda: courier._delivery)
+    newer = offer(south)
+
+    exchange(courier, round=2)
+
+    wait_for(lambda: courier._delivery and courier._delivery.round == 2)
+    assert courier.delivery().manifest == newer
+    (line,) = wait_for(lambda: lines(courier.mailbox))
+    assert (line["round"], line["verdict"]) == (1, "failed")
+
+
+def test_an_offer_that_fails_does_not_stop_the_collecting(courier, south):
+    """A missing payload is told; the peer's weights come all the same."""
+    offer(south)
+
+    courier.exchange(courier.mailbox.site.folder / "missing", FACTS, "south")
+
+    assert wait_for(courier.delivery)
+    (message,) = courier.messages()
+    assert message.startswith("our offer of round 1 was not published: cannot read the weights")
+
+
+def test_a_courier_that_was_not_started_says_so(north):
+    """Training goes on, and the log tells why there is no peer."""
+    courier = Courier(north, PLANS, SCHEMA)
+
+    exchange(courier)
+
+    assert courier.messages() == [f"peer 'south', round 1: the courier is not running; {WITHOUT_PEER}"]
+    courier.stop()
+
+
+def test_a_busy_port_stops_the_start(served_sites):
+    """Found, expected, and what to do, before any epoch is trained."""
+    import socket
+
+    mailbox = Mailbox(served_sites["north"])
+    courier = Courier(mailbox, PLANS, SCHEMA)
+
+    with (
+        socket.create_server(served_sites["north"].listen),
+        pytest.raises(ConfigError, match="expected a free port"),
+    ):
+        courier.start()
+    mailbox.close()
+
+
+SITE = """
+import sys, time
+from pathlib import Path
+from courier_kit import FACTS, PLANS, SCHEMA, write_payload
+from peer_sync.agent import Courier
+from peer_sync.mailbox import Mailbox
+from peer_sync.site import load_site
+
+site, peer = load_site(sys.argv[1]), sys.argv[2]
+mailbox = Mailbox(site)
+courier = Courier(mailbox, PLANS, SCHEMA)
+courier.start()
+courier.exchange(write_payload(site.folder, site.name.encode() * 1000), FACTS, peer)
+delivery = None
+for _ in range(400):
+    delivery = delivery or courier.delivery()
+    if delivery:
+        break
+    time.sleep(0.05)
+print(delivery.payload.read_bytes()[:5].decode() if delivery else courier.messages(), flush=True)
+mailbox.accept(delivery)
+sys.stdin.read()
+courier.stop()
+mailbox.close()
+"""
+
+
+def start_site(site, peer: str) -> subprocess.Popen:
+    """A courier in a process of its own."""
+    paths = [str(Path(peer_sync.__file__).parent.parent), str(Path(__file__).parent)]
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", SITE, str(site.path), peer],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def test_two_processes_exchange_over_their_own_servers(served_sites):
+    """Each gets the other's weights over SFTP on loopback; both end cleanly."""
+    running = [
+        start_site(served_sites[name], peer) for name, peer in (("north", "south"), ("south", "north"))
+    ]
+    try:
+        heard = [process.stdout.readline().decode().strip() for process in running]
+        ended = [process.communicate(b"", timeout=30) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait(10)
+
+    assert heard == ["south", "north"], ended
+    assert [process.returncode for process in running] == [0, 0], ended
+    assert [err for _, err in ended] == [b"", b""]
+
+
+def test_a_killed_site_comes_back(served_sites):
+    """kill -9 of one: the other lives on; the same site starts again at once and both exchange."""
+    first = start_site(served_sites["south"], "north")
+    wait_for(lambda: (served_sites["south"].folder / "outbox/0000000001.json").exists())
+    first.kill()
+    first.communicate(timeout=10)
+
+    running = [
+        start_site(served_sites[name], peer) for name, peer in (("north", "south"), ("south", "north"))
+    ]
+    heard = [process.stdout.readline().decode().strip() for process in running]
+    ended = [process.communicate(b"", timeout=30) for process in running]
+
+    assert heard == ["south", "north"], ended

@@ -1,0 +1,227 @@
+"""The SFTP client against servers that misbehave."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import paramiko
+import pytest
+from courier_kit import free_port
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer_sync.address import Address, Patience, parse_address
+from peer_sync.errors import ConfigError, RejectedError, TransportError
+from peer_sync.identity import generate_key
+from peer_sync.names import payload_name
+from peer_sync.sftp import SftpTransport
+from peer_sync.window import read_all, write_all
+
+NAME = payload_name(1, "a" * 64)
+HASTE = Patience(connect_seconds=1, login_seconds=2, silence_seconds=1, deadline_seconds=3)
+
+
+@pytest.fixture
+def transport(served_sites, server):
+    """North's way to south's embedded server."""
+    south = served_sites["south"].member
+    made = SftpTransport(south.address, south.host_key, served_sites["north"].private_key, "north", HASTE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def deaf_port():
+    """A server that accepts and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sftp://192.0.2.7:40221", Address("192.0.2.7", 40221, "", "")),
+        ("sftp://me@host.example/a/b/", Address("host.example", 22, "me", "/a/b")),
+        ("sftp://[::1]:2222/x%20y", Address("::1", 2222, "", "/x y")),
+    ],
+)
+def test_an_address_in_parts(text, expected):
+    """User, host, port and folder, each with its default."""
+    assert parse_address(text) == expected
+
+
+def test_another_host_key_is_refused_before_login(tmp_path, served_sites, server):
+    """Both keys are named, and it is no failure that passes."""
+    other = generate_key(tmp_path / "other")
+    transport = SftpTransport(
+        served_sites["south"].member.address, other, served_sites["north"].private_key, "north", HASTE
+    )
+
+    with pytest.raises(RejectedError, match="host key of sftp://") as caught:
+        transport.names()
+    assert caught.value.rule == "host-key"
+    assert other in str(caught.value)
+
+
+def test_a_key_the_server_does_not_know_cannot_log_in(tmp_path, served_sites, server):
+    """The hint says whose key is unknown to whom."""
+    generate_key(tmp_path / "stranger")
+    south = served_sites["south"].member
+    transport = SftpTransport(south.address, south.host_key, tmp_path / "stranger", "north", HASTE)
+
+    with pytest.raises(TransportError, match="login as 'north'") as caught:
+        transport.names()
+    assert "does not know this site's key" in caught.value.hint
+
+
+def test_a_key_file_that_became_readable_is_not_used(served_sites, transport):
+    """The check is made at each login."""
+    served_sites["north"].private_key.chmod(0o644)
+
+    with pytest.raises(ConfigError, match="can be read by others"):
+        transport.names()
+
+
+def test_nobody_listening_is_a_failure_that_passes(tmp_path, served_sites):
+    """The message names address and reason."""
+    south, port = served_sites["south"].member, free_port()
+    transport = SftpTransport(
+        f"sftp://127.0.0.1:{port}", south.host_key, served_sites["north"].private_key, "north", HASTE
+    )
+
+    with pytest.raises(TransportError, match=f":{port}: expected an answer, found Connection refused"):
+        transport.names()
+
+
+def test_a_server_that_never_speaks_is_left(served_sites, deaf_port):
+    """Within the login time, not never."""
+    south = served_sites["south"].member
+    transport = SftpTransport(
+        f"sftp://127.0.0.1:{deaf_port}", south.host_key, served_sites["north"].private_key, "north", HASTE
+    )
+    started = time.monotonic()
+
+    with pytest.raises(TransportError):
+        transport.names()
+    assert time.monotonic() - started < 2 * HASTE.deadline_seconds
+
+
+def test_a_call_has_a_deadline(monkeypatch, served_sites, transport, tmp_path):
+    """A server that trickles is cut off by the watchdog, whatever it still sends."""
+    transport.patience = Patience(silence_seconds=30, deadline_seconds=0.5, min_bytes_per_second=10**12)
+    (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
+    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(2) or b"x")
+
+    with pytest.raises(TransportError, match=r"expected an end within 0 s|expected an end within 1 s"):
+        transport.get(NAME, tmp_path / "target", 10)
+
+
+def test_silence_is_a_failure(monkeypatch, served_sites, transport, tmp_path):
+    """No packet for longer than agreed."""
+    (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
+    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(1.8) or b"x")
+
+    with pytest.raises(TransportError):
+        transport.get(NAME, tmp_path / "target", 10)
+
+
+def test_a_file_that_shrinks_is_not_a_success(monkeypatch, served_sites, transport, tmp_path):
+    """The library's own get() calls this a success."""
+    (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 1000)
+    monkeypatch.setattr(
+        "peer_sync.served.read_at", lambda _, offset, length: b"x" * min(length, 10 - min(offset, 10))
+    )
+
+    with pytest.raises(TransportError, match="found an end at or before byte"):
+        transport.get(NAME, tmp_path / "target", 1000)
+
+
+def test_short_answers_are_put_together(monkeypatch, served_sites, transport, tmp_path):
+    """A server may send less than was asked for."""
+    content = os.urandom(700_000)
+    (served_sites["south"].folder / "outbox" / NAME).write_bytes(content)
+    monkeypatch.setattr("peer_sync.served.MAX_READ_BYTES", 100_000)
+
+    transport.get(NAME, tmp_path / "target", len(content))
+
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_close_from_another_thread_ends_a_transfer(monkeypatch, served_sites, transport, tmp_path):
+    """The courier stops in time."""
+    (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
+    transport.patience = Patience()
+    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(2) or b"x")
+    started = time.monotonic()
+    threading.Timer(0.7, transport.close).start()
+
+    with pytest.raises(TransportError):
+        transport.get(NAME, tmp_path / "target", 10)
+    assert time.monotonic() - started < 10
+
+
+def test_the_strong_ciphers_are_agreed_on(transport):
+    """AES-GCM, whatever else both would know."""
+    transport.names()
+
+    assert transport._transport.remote_cipher == "aes256-gcm@openssh.com"
+
+
+def test_the_private_names_we_use_are_there():
+    """paramiko may change them without notice: then this says so, not a transfer."""
+    for name in ("_async_request", "_read_response", "_convert_status", "_request"):
+        assert callable(getattr(paramiko.SFTPClient, name))
+    assert callable(paramiko.SFTPAttributes._from_msg)
+
+
+class Memory:
+    """Requests that read and write a bytearray, and know how many are open."""
+
+    def __init__(self, content: bytes = b"", short: int = 10**9) -> None:
+        self.content = bytearray(content)
+        self.short = short
+        self.answers: dict[int, bytes] = {}
+        self.most_open = 0
+
+    def ask_read(self, offset: int, length: int) -> int:
+        return self._note(bytes(self.content[offset : offset + min(length, self.short)]))
+
+    def ask_write(self, offset: int, data: bytes) -> int:
+        self.content[offset : offset + len(data)] = data
+        return self._note(b"")
+
+    def answer(self, number: int) -> bytes:
+        return self.answers.pop(number)
+
+    def _note(self, data: bytes) -> int:
+        number = max(self.answers, default=0) + 1
+        self.answers[number] = data
+        self.most_open = max(self.most_open, len(self.answers))
+        return number
+
+
+@given(size=st.integers(0, 3000), request=st.integers(1, 700), short=st.integers(1, 700))
+def test_a_window_reads_everything_in_order(size, request, short):
+    """Whatever the sizes, and with at most 64 requests open."""
+    content = os.urandom(size)
+    memory, found = Memory(content, short), bytearray()
+
+    read_all(memory, size, request, found.extend)
+
+    assert bytes(found) == content
+    assert memory.most_open <= 65
+
+
+@given(size=st.integers(0, 3000), request=st.integers(1, 700))
+def test_a_window_writes_everything(size, request):
+    """With at most 32 requests open."""
+    content, memory = os.urandom(size), Memory()
+    pieces = iter([content[start : start + request] for start in range(0, size, request)])
+
+    write_all(memory, size, request, lambda _: next(pieces))
+
+    assert bytes(memory.content) == content
+    assert memory.most_open <= 32

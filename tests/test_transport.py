@@ -1,0 +1,257 @@
+"""One contract for every way to a peer: folder, embedded server, OpenSSH."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sshd_kit import SSHD, running_sshd
+
+from peer_sync.errors import NotFoundError, RejectedError, TransportError
+from peer_sync.names import manifest_name, payload_name
+from peer_sync.sftp import SftpTransport
+from peer_sync.transport import FolderTransport, Retrying, Transport
+
+NAME = manifest_name(7)
+LARGE = payload_name(7, "a" * 64)
+
+
+@dataclass
+class Place:
+    """A transport and the folder behind it."""
+
+    transport: Transport
+    outbox: Path
+    is_writable: bool
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    """A real OpenSSH server."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed")
+    with running_sshd(tmp_path_factory.mktemp("sshd") / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def folder_place(tmp_path) -> Place:
+    """A shared folder."""
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    return Place(FolderTransport(outbox), outbox, True)
+
+
+@pytest.fixture
+def embedded_place(served_sites, server) -> Place:
+    """South's outbox behind its embedded server, read by north."""
+    south = served_sites["south"]
+    key = served_sites["north"].private_key
+    transport = SftpTransport(south.member.address, south.member.host_key, key, "north")
+    return Place(transport, south.folder / "outbox", False)
+
+
+@pytest.fixture
+def openssh_place(tmp_path, sshd) -> Place:
+    """A folder behind OpenSSH."""
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    return Place(SftpTransport(sshd.address(outbox), sshd.host_key, sshd.login_key, "nobody"), outbox, True)
+
+
+@pytest.fixture(params=["folder", "embedded", "openssh"])
+def place(request):
+    """Each way in turn."""
+    found = request.getfixturevalue(f"{request.param}_place")
+    yield found
+    found.transport.close()
+
+
+@pytest.fixture(params=["folder", "openssh"])
+def writable(request):
+    """Each way that lets us write."""
+    found = request.getfixturevalue(f"{request.param}_place")
+    yield found
+    found.transport.close()
+
+
+def test_an_empty_outbox_lists_nothing(place):
+    """No names, and no error."""
+    assert place.transport.names() == []
+
+
+def test_names_are_sorted(place):
+    """However the disk orders them; 40 files need more than one answer over SFTP."""
+    expected = [manifest_name(number) for number in range(1, 41)]
+    for name in reversed(expected):
+        (place.outbox / name).write_bytes(b"x")
+
+    assert place.transport.names() == expected
+
+
+def test_unfinished_and_odd_names_are_not_listed(place):
+    """A part, a hidden file, a folder, a link and a name with a line feed are nobody's business."""
+    (place.outbox / NAME).write_bytes(b"x")
+    (place.outbox / ".part-0123").write_bytes(b"x")
+    (place.outbox / "a\nb").write_bytes(b"x")
+    (place.outbox / "folder").mkdir()
+
+    assert [name for name in place.transport.names() if name != "folder"] == [NAME]
+
+
+@pytest.mark.parametrize("size", [0, 1, 261_120, 261_121, 3_000_001])
+def test_get_copies_every_byte(place, tmp_path, size):
+    """Sizes around one request and over many."""
+    content = os.urandom(size)
+    (place.outbox / LARGE).write_bytes(content)
+
+    copied = place.transport.get(LARGE, tmp_path / "target", size)
+
+    assert copied == size
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_a_missing_file_is_not_found(place, tmp_path):
+    """Later it may be there."""
+    with pytest.raises(NotFoundError):
+        place.transport.get(NAME, tmp_path / "target", 10)
+
+
+def test_a_file_over_the_limit_is_refused(place, tmp_path):
+    """One byte more than allowed, and hardly more than the limit is read."""
+    (place.outbox / NAME).write_bytes(b"x" * 101)
+
+    with pytest.raises(RejectedError, match="at most 100 bytes") as caught:
+        place.transport.get(NAME, tmp_path / "target", 100)
+    assert caught.value.rule == "size"
+    assert not (tmp_path / "target").exists() or (tmp_path / "target").stat().st_size <= 101
+
+
+def test_it_works_on_after_a_failure(place, tmp_path):
+    """An error does not spoil the next call."""
+    (place.outbox / NAME).write_bytes(b"x")
+    with pytest.raises(NotFoundError):
+        place.transport.get(LARGE, tmp_path / "target", 10)
+
+    assert place.transport.get(NAME, tmp_path / "target", 10) == 1
+
+
+def test_close_twice_and_use_again(place):
+    """A closed transport opens itself."""
+    place.transport.close()
+    place.transport.close()
+
+    assert place.transport.names() == []
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", ".part-1", "a/b", "", "a\n"])
+def test_a_name_that_is_a_path_is_not_asked_for(place, tmp_path, name):
+    """Names from the other side never become paths, on either side."""
+    with pytest.raises(TransportError, match="plain file name"):
+        place.transport.get(name, tmp_path / "target", 10)
+
+
+@pytest.mark.parametrize("size", [0, 10, 2_000_001])
+def test_put_shows_the_whole_file(writable, tmp_path, size):
+    """What was put can be got, and no part is left."""
+    content = os.urandom(size)
+    (tmp_path / "source").write_bytes(content)
+
+    writable.transport.put(tmp_path / "source", NAME)
+
+    assert (writable.outbox / NAME).read_bytes() == content
+    assert [path.name for path in writable.outbox.iterdir()] == [NAME]
+
+
+def test_put_replaces_an_older_file(writable, tmp_path):
+    """The name then means the new content."""
+    (writable.outbox / NAME).write_bytes(b"old")
+    (tmp_path / "source").write_bytes(b"new")
+
+    writable.transport.put(tmp_path / "source", NAME)
+
+    assert (writable.outbox / NAME).read_bytes() == b"new"
+
+
+def test_put_into_a_missing_folder_fails(writable, tmp_path):
+    """As a failure that may pass, not as a crash."""
+    (tmp_path / "source").write_bytes(b"new")
+    writable.outbox.rmdir()
+
+    with pytest.raises(TransportError):
+        writable.transport.put(tmp_path / "source", NAME)
+
+
+def test_the_embedded_server_takes_nothing(embedded_place, tmp_path):
+    """A peer cannot write."""
+    (tmp_path / "source").write_bytes(b"new")
+
+    with pytest.raises(TransportError):
+        embedded_place.transport.put(tmp_path / "source", NAME)
+    assert list(embedded_place.outbox.iterdir()) == []
+
+
+def test_a_folder_that_is_not_mounted_is_not_found(tmp_path):
+    """Later it may be."""
+    with pytest.raises(NotFoundError):
+        FolderTransport(tmp_path / "nowhere").names()
+
+
+def test_a_link_in_a_folder_is_not_followed(folder_place, tmp_path):
+    """A peer's link cannot make us read our own files."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder_place.outbox / NAME).symlink_to(tmp_path / "secret")
+
+    assert folder_place.transport.names() == []
+    with pytest.raises(TransportError):
+        folder_place.transport.get(NAME, tmp_path / "target", 100)
+
+
+class Flaky:
+    """Fails a few times with a given error, then lists one name."""
+
+    def __init__(self, failures: int, make: Callable[[], Exception]) -> None:
+        self.failures = failures
+        self.make = make
+        self.calls = 0
+        self.closed = 0
+
+    def names(self) -> list[str]:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.make()
+        return [NAME]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_retrying_tries_again_on_a_fresh_connection():
+    """Two failures, then the answer."""
+    flaky = Flaky(2, lambda: TransportError("down"))
+    patient = Retrying(flaky, attempts=3, wait_seconds=0)
+
+    assert patient.names() == [NAME]
+    assert (patient.retries, flaky.closed) == (2, 2)
+
+
+def test_retrying_gives_up():
+    """After the last attempt the error comes through."""
+    flaky = Flaky(3, lambda: TransportError("down"))
+
+    with pytest.raises(TransportError, match="down"):
+        Retrying(flaky, attempts=3, wait_seconds=0).names()
+    assert flaky.calls == 3
+
+
+@pytest.mark.parametrize("make", [lambda: NotFoundError("none"), lambda: RejectedError("size", "big")])
+def test_retrying_takes_an_answer_for_an_answer(make):
+    """A missing file and a refused one are not asked for again."""
+    flaky = Flaky(1, make)
+
+    with pytest.raises((NotFoundError, RejectedError)):
+        Retrying(flaky, attempts=3, wait_seconds=0).names()
+    assert flaky.calls == 1
