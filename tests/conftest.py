@@ -1,0 +1,68 @@
+"""Fixtures: two sites and their mailboxes, servers, and a data set that nnU-Net has preprocessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from courier_kit import build_sites, running_server
+from nnunet_kit import preprocess
+
+from peer_sync.mailbox import Mailbox
+from peer_sync.server import Server
+from peer_sync.site import Site
+
+
+@pytest.fixture
+def sites(tmp_path) -> dict[str, Site]:
+    """Two sites, north and south, that read each other's folder."""
+    return build_sites(tmp_path)
+
+
+@pytest.fixture
+def mailboxes(sites) -> Iterator[dict[str, Mailbox]]:
+    """Their mailboxes, open."""
+    opened = {name: Mailbox(site) for name, site in sites.items()}
+    yield opened
+    for mailbox in opened.values():
+        mailbox.close()
+
+
+@pytest.fixture
+def north(mailboxes) -> Mailbox:
+    """The site that collects in most tests."""
+    return mailboxes["north"]
+
+
+@pytest.fixture
+def south(mailboxes) -> Mailbox:
+    """The site that offers in most tests."""
+    return mailboxes["south"]
+
+
+@pytest.fixture
+def served_sites(tmp_path) -> dict[str, Site]:
+    """Two sites with embedded servers of their own, not started."""
+    return build_sites(tmp_path, served=True)
+
+
+@pytest.fixture
+def server(served_sites) -> Iterator[Server]:
+    """South's embedded server, running in a thread."""
+    with running_server(Server(served_sites["south"])) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory):
+    """The phantom, planned and preprocessed by nnU-Net once for all tests; call it with a kind."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str = "labels") -> Path:
+        if kind not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                made[kind] = preprocess(tmp_path_factory.mktemp(kind), kind, patch)
+        return made[kind]
+
+    return folder

@@ -1,0 +1,177 @@
+"""A tiny data set, planned and preprocessed by nnU-Net, and sites that train on it in this process."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from courier_kit import build_sites
+
+from nnunet_gml import weights
+from nnunet_gml.phantom import ORGANS, write_dataset
+from nnunet_gml.plans import plans_digest
+from nnunet_gml.shared_plans import small_configuration
+from nnunet_gml.trainer import GossipTrainer
+from nnunet_gml.workspace import Recipe
+from peer_sync.mailbox import Mailbox
+from peer_sync.manifest import Facts
+from peer_sync.site import Site, load_site
+
+DATASET_ID = 901
+CONFIGURATION = "3d_small"
+IGNORE = len(ORGANS) + 1
+LABELS: Mapping[str, Mapping[str, object]] = {
+    "labels": {},
+    "ignore": {"labels": {"background": 0, **ORGANS, "ignore": IGNORE}},
+    "regions": {
+        "labels": {
+            "background": 0,
+            "organs": [1, 2, 3, 4, 5],
+            "bone": [3],
+            "paired": [4, 5],
+            "ignore": IGNORE,
+        },
+        "regions_class_order": [1, 3, 4],
+    },
+}
+"""Changes to dataset.json: plain labels, labels with an ignore label, regions with one."""
+RECIPE = Recipe(
+    datasets=(),
+    trainers=(),
+    epochs=1,
+    iterations=1,
+    seed=7,
+    patch_size=(16, 24, 24),
+    features=(4, 8, 8),
+    batch_size=2,
+)
+
+
+def preprocess(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four phantom cases through nnU-Net's own planning and preprocessing; the nnUNet_* folders' parent."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprint_dataset,
+        plan_experiment_dataset,
+        preprocess_dataset,
+    )
+
+    use_folders(folder, monkeypatch)
+    raw = write_dataset(folder / "nnUNet_raw", DATASET_ID, "north", 3, training_cases=4, test_cases=1)
+    description = json.loads((raw / "dataset.json").read_text()) | LABELS[kind]
+    (raw / "dataset.json").write_text(json.dumps(description))
+    if kind != "labels":
+        for path in sorted((raw / "labelsTr").glob("*.nii.gz")):
+            _ignore_a_slab(path)
+    extract_fingerprint_dataset(DATASET_ID, num_processes=1)
+    plan_experiment_dataset(DATASET_ID)
+    plans_file = folder / "nnUNet_preprocessed" / raw.name / "nnUNetPlans.json"
+    plans = json.loads(plans_file.read_text())
+    plans["configurations"][CONFIGURATION] = small_configuration(plans, RECIPE)
+    plans_file.write_text(json.dumps(plans))
+    preprocess_dataset(DATASET_ID, configurations=(CONFIGURATION,), num_processes=(1,))
+    splits = [{"train": ["north_000", "north_001", "north_002"], "val": ["north_003"]}]
+    (plans_file.parent / "splits_final.json").write_text(json.dumps(splits))
+    return folder
+
+
+def _ignore_a_slab(path: Path) -> None:
+    image = SimpleITK.ReadImage(str(path))
+    voxels = SimpleITK.GetArrayFromImage(image)
+    voxels[:4] = IGNORE
+    slab = SimpleITK.GetImageFromArray(voxels)
+    slab.CopyInformation(image)
+    SimpleITK.WriteImage(slab, str(path))
+
+
+def use_folders(folder: Path, monkeypatch: pytest.MonkeyPatch, results: Path | None = None) -> None:
+    """Point nnU-Net at the folders, and keep it in this process and on the CPU."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(folder / name))
+    monkeypatch.setenv("nnUNet_results", str(results or folder / "nnUNet_results"))
+    for name, value in (("nnUNet_n_proc_DA", "1"), ("nnUNet_def_n_proc", "1"), ("nnUNet_compile", "f")):
+        monkeypatch.setenv(name, value)
+
+
+def plans_of(folder: Path) -> tuple[dict, dict]:
+    """Plans and dataset.json of the preprocessed data set."""
+    (base,) = (folder / "nnUNet_preprocessed").glob("Dataset*")
+    plans, dataset_json = (
+        json.loads((base / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset")
+    )
+    return plans, dataset_json
+
+
+def build_trainer(cls: type, data: Path, epochs: int = 2, iterations: int = 2):
+    """The trainer as nnU-Net's command makes it, with a short run."""
+    plans, dataset_json = plans_of(data)
+    trainer = cls({**plans, "continue_training": False}, CONFIGURATION, 0, dataset_json, torch.device("cpu"))
+    trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
+    trainer.num_val_iterations_per_epoch = 1
+    return trainer
+
+
+def sites_for(folder: Path, data: Path) -> dict[str, Site]:
+    """North and south, with the plans digest of the data set, reading each other's folder."""
+    sites = build_sites(folder)
+    text = (folder / "federation.toml").read_text()
+    digest = plans_digest(*plans_of(data), CONFIGURATION)
+    old = next(iter(sites.values())).federation.plans_digest
+    (folder / "federation.toml").write_text(text.replace(old, digest))
+    return {name: load_site(folder / f"{name}.toml") for name in sites}
+
+
+def seed_everything(number: int = 0) -> None:
+    """What both arms of a comparison begin with."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+    torch.set_num_threads(1)
+
+
+class WaitingTrainer(GossipTrainer):
+    """Waits at the end of a round until the courier has brought something: a test has no time for chance."""
+
+    warmup_epochs = 1
+    epochs_per_round = 10
+    mutual_epochs = 10
+    gate_batches = 2
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == self.warmup_epochs:
+            wait_for_delivery(self.mailbox)
+        super().on_train_epoch_start()
+
+
+def wait_for_delivery(mailbox: Mailbox, seconds: float = 20.0) -> None:
+    """Until the inbox holds whole weights."""
+    end = time.monotonic() + seconds
+    while not list(mailbox.inbox.rglob("weights.safetensors")):
+        assert time.monotonic() < end, f"nothing in {mailbox.inbox}"
+        time.sleep(0.05)
+    time.sleep(0.2)
+
+
+def offer_network(site: Site, network: torch.nn.Module, classes: tuple[str, ...] = tuple(ORGANS)) -> None:
+    """Publish a network's weights from the other site, as its trainer would."""
+    mailbox = Mailbox(site)
+    payload = mailbox.state / ".part-offer"
+    dtype = weights.write(network, payload)
+    facts = Facts(
+        round=1,
+        epoch=1,
+        plans_digest=site.federation.plans_digest,
+        schema_digest=weights.schema_digest(network),
+        dtype=dtype,
+        labelled=classes,
+        cases=3,
+        dice=dict.fromkeys(classes, 0.5),
+    )
+    mailbox.offer(payload, facts)
+    mailbox.close()

@@ -1,0 +1,278 @@
+"""GossipTrainer inside nnU-Net's real training loop, on a tiny phantom that nnU-Net preprocessed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunet_kit import (
+    CONFIGURATION,
+    WaitingTrainer,
+    build_trainer,
+    offer_network,
+    seed_everything,
+    sites_for,
+    use_folders,
+)
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_gml import trust, weights
+from nnunet_gml.gate import randomness_of
+from nnunet_gml.trainer import GossipTrainer
+from peer_sync.site import SITE_VARIABLE
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+class StockTrainer(nnUNetTrainer):
+    """Stock nnU-Net from the initial weights that the federation's seed gives."""
+
+    def initialize(self) -> None:
+        with randomness_of(7, "initial weights"):
+            super().initialize()
+
+
+class Mutual(WaitingTrainer):
+    pass
+
+
+class Frozen(WaitingTrainer):
+    peer_learns = False
+
+
+class MutualWithoutWeight(WaitingTrainer):
+    distillation_weight = 0.0
+
+
+class FrozenWithoutWeight(WaitingTrainer):
+    distillation_weight = 0.0
+    peer_learns = False
+
+
+@pytest.fixture
+def run(phantom_data, tmp_path, monkeypatch):
+    """Train a class for a few steps; with a peer's offer lying ready, if a change to it is given."""
+    monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
+
+    def train(cls, kind="labels", peer=None, epochs=3):
+        data = phantom_data(kind)
+        folder = tmp_path / cls.__name__
+        folder.mkdir()
+        use_folders(data, monkeypatch, results=folder / "results")
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+        sites = sites_for(folder, data)
+        monkeypatch.setenv(SITE_VARIABLE, str(sites["north"].path))
+        trainer = build_trainer(cls, data, epochs)
+        trainer.initialize()
+        if peer is not None:
+            network = build_trainer(StockTrainer, data)
+            network.initialize()
+            peer(network.network)
+            offer_network(sites["south"], network.network, getattr(trainer, "classes", ()))
+        seed_everything()
+        trainer.run_training()
+        return trainer
+
+    return train
+
+
+def a_little_further(network: torch.nn.Module) -> None:
+    """What a peer may send: our initial weights, moved by 1 %."""
+    torch.manual_seed(5)
+    for tensor in weights.named_tensors(network).values():
+        tensor.add_(0.01 * tensor.abs().mean() * torch.randn_like(tensor))
+
+
+def rounds(trainer) -> list[dict]:
+    path = Path(trainer.output_folder) / "gml_rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def log_of(trainer) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def ledger(trainer) -> list[dict]:
+    path = trainer.mailbox.site.folder / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def same_weights(a, b) -> bool:
+    one, other = (weights.named_tensors(t.network) for t in (a, b))
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("cls", [MutualWithoutWeight, FrozenWithoutWeight])
+def test_weight_zero_with_a_peer_is_stock_bit_for_bit(run, cls):
+    """λ = 0: two epochs of steps with a peer's network beside ours leave stock nnU-Net's weights."""
+    stock, ours = run(StockTrainer), run(cls, peer=a_little_further)
+
+    assert rounds(ours)[0]["used"]
+    assert same_weights(stock, ours)
+
+
+@pytest.mark.parametrize("cls", [Mutual, Frozen])
+@pytest.mark.parametrize("kind", ["labels", "ignore", "regions"])
+def test_a_round_with_a_peer_changes_what_is_learnt(run, cls, kind):
+    """Softmax, ignore label and regions: offered, collected, trusted, learnt with, logged; all finite."""
+    alone, ours = run(StockTrainer, kind), run(cls, kind, peer=a_little_further)
+
+    (round_,) = rounds(ours)
+    assert round_["peer"] == "south" and round_["used"] and round_["classes"] == list(ours.classes)
+    assert [line["verdict"] for line in ledger(ours)] == ["offered", "accepted"]
+    assert "distillation" in log_of(ours)
+    assert not same_weights(alone, ours)
+    assert all(torch.isfinite(t).all() for t in weights.named_tensors(ours.network).values())
+
+
+def test_a_peer_without_trust_is_not_used(run, monkeypatch):
+    """Trusted in no class: the log says why, the weights are stock's."""
+
+    def distrust(trainer):
+        monkeypatch.setattr(trust, "LEAST_DICE", 2.0)
+
+    stock, ours = run(StockTrainer), run(Mutual, peer=lambda n: (a_little_further(n), distrust(n)))
+
+    assert not rounds(ours)[0]["used"]
+    assert "trusted in no class, so it is not used in this round" in log_of(ours)
+    assert same_weights(stock, ours)
+
+
+def poison_nan(network):
+    weights.named_tensors(network)["encoder.stages.0.0.convs.0.conv.weight"].flatten()[0] = torch.nan
+
+
+def poison_scale(network):
+    weights.named_tensors(network)["encoder.stages.0.0.convs.0.conv.weight"].mul_(100)
+
+
+def test_poisoned_weights_go_to_quarantine_and_training_goes_on(run):
+    """Conv weights x100 (invisible to Dice under InstanceNorm): rule, peer, round, bounds in the log."""
+    stock, ours = run(StockTrainer), run(Mutual, peer=poison_scale)
+
+    assert same_weights(stock, ours)
+    assert ledger(ours)[-1]["verdict"] == "refused" and ledger(ours)[-1]["rule"] == "norm"
+    assert list((ours.mailbox.site.folder / "quarantine").rglob("*.safetensors"))
+    line = next(x for x in log_of(ours).splitlines() if "refused" in x)
+    for word in ("round 1", "site south", "rule norm", "is 100", "within 0.2 and 5", "training goes on"):
+        assert word in line
+
+
+def test_a_nan_in_a_peers_file_goes_to_quarantine(run, monkeypatch):
+    """A sender without our checks."""
+    monkeypatch.setattr(weights, "_all_finite", lambda tensors: True)
+
+    def send_nan(network):
+        poison_nan(network)
+
+    data = run(Mutual, peer=send_nan)
+
+    assert ledger(data)[-1]["verdict"] == "refused" and ledger(data)[-1]["rule"] in {"finite", "norm"}
+
+
+def test_a_peer_that_never_offers_stops_nobody(run):
+    """Nothing in the peer's outbox: plain nnU-Net goes on, and the log says what it waits for."""
+    stock = run(StockTrainer)
+    ours = run(type("NobodyThere", (GossipTrainer,), {"warmup_epochs": 1}))
+
+    assert same_weights(stock, ours)
+    assert rounds(ours) == []
+    assert "sending for those of site south" in log_of(ours)
+
+
+def test_checkpoint_is_stock_with_one_key_more(run):
+    """Named nnUNetTrainer, loadable by nnU-Net, continuing with the epoch counted."""
+    ours = run(Mutual, peer=a_little_further)
+    path = Path(ours.output_folder) / "checkpoint_final.pth"
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    stock = build_trainer(StockTrainer, Path(ours.preprocessed_dataset_folder_base).parents[1])
+
+    stock.load_checkpoint(str(path))
+
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert set(checkpoint["nnunet_gml"]) == {"version", "trainer", "federation"}
+    assert stock.current_epoch == 3
+    assert same_weights(stock, ours)
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_predicts_where_the_plugin_cannot_be_imported(run, phantom_data):
+    """nnUNetv2_predict with nnUNet_extTrainer unset and our packages blocked writes a segmentation."""
+    ours = run(Mutual, peer=a_little_further)
+    raw = next((phantom_data() / "nnUNet_raw").glob("Dataset*"))
+    out = Path(ours.output_folder) / "predicted"
+    code = (
+        "import os, sys; assert 'nnUNet_extTrainer' not in os.environ\n"
+        "for name in ('nnunet_gml', 'peer_sync', 'nnunet_gml_trainers'): sys.modules[name] = None\n"
+        "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as predict\n"
+        f"sys.argv = ['nnUNetv2_predict', '-i', {str(raw / 'imagesTs')!r}, '-o', {str(out)!r}, '-d', '901', "
+        f"'-c', '{CONFIGURATION}', '-f', '0', '-tr', 'Mutual', '-device', 'cpu', '--disable_tta', "
+        "'-npp', '0', '-nps', '0', '--disable_progress_bar']\n"
+        "predict()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in out.glob("*.nii.gz")] == ["north_004.nii.gz"]
+
+
+def test_without_a_site_training_stops_at_once_and_says_what_to_do(
+    phantom_data, tmp_path, monkeypatch, capsys
+):
+    """Exit code 2, and the name of the variable."""
+    use_folders(phantom_data(), monkeypatch, results=tmp_path)
+    monkeypatch.delenv(SITE_VARIABLE, raising=False)
+
+    with pytest.raises(SystemExit) as stopped:
+        build_trainer(GossipTrainer, phantom_data()).run_training()
+
+    said = capsys.readouterr().out
+    assert stopped.value.code == 2
+    assert "error:" in said and "hint:" in said and SITE_VARIABLE in said
+
+
+def test_other_plans_stop_at_once_and_name_both_digests(phantom_data, tmp_path, monkeypatch, capsys):
+    """A site that planned for itself is told before the first epoch."""
+    use_folders(phantom_data(), monkeypatch, results=tmp_path)
+    sites = sites_for(tmp_path, phantom_data())
+    monkeypatch.setenv(SITE_VARIABLE, str(sites["north"].path))
+    trainer = build_trainer(GossipTrainer, phantom_data())
+    trainer.configuration_manager.configuration["spacing"] = [1.0, 1.0, 1.0]
+    trainer.plans_manager.plans["configurations"][CONFIGURATION]["patch_size"] = [16, 16, 16]
+
+    with pytest.raises(SystemExit) as stopped:
+        trainer.run_training()
+
+    said = capsys.readouterr().out
+    assert stopped.value.code == 2
+    assert "plans digest of configuration 3d_small" in said and sites["north"].federation.plans_digest in said
+
+
+def test_several_gpus_are_refused_at_the_start(phantom_data, tmp_path, monkeypatch):
+    """Not supported yet: said before anything is trained."""
+    use_folders(phantom_data(), monkeypatch, results=tmp_path)
+    trainer = build_trainer(GossipTrainer, phantom_data())
+    trainer.is_ddp = True
+
+    with pytest.raises(NotImplementedError, match="leave out -num_gpus"):
+        trainer.initialize()
+
+
+def test_the_gate_draws_nothing_from_training(phantom_data, tmp_path, monkeypatch):
+    """The fixed patches are the same for the same seed, and the generators are where they were."""
+    from nnunet_gml.gate import fixed_batches
+
+    use_folders(phantom_data(), monkeypatch, results=tmp_path)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    stock = build_trainer(StockTrainer, phantom_data())
+    stock.on_train_start()
+    before = np.random.get_state()[1].copy()
+
+    one, other = (fixed_batches(stock.dataloader_val, 2, 7, "north") for _ in range(2))
+
+    assert all(torch.equal(a["data"], b["data"]) for a, b in zip(one, other, strict=True))
+    assert (np.random.get_state()[1] == before).all()
