@@ -35,7 +35,7 @@ def randomness_of(*seed: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         random.seed(number)
         np.random.seed(number)
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)
         try:
             yield
         finally:
@@ -44,12 +44,19 @@ def randomness_of(*seed: object) -> Iterator[None]:
 
 
 def score(
-    network: nn.Module, batches: list[Batch], validation_step: Callable[[Batch], Mapping[str, Any]]
+    network: nn.Module, batches: list[Batch], validation_step: Callable[[dict[str, Any]], Mapping[str, Any]]
 ) -> Scores:
     """Dice per class of a network, from nnU-Net's own ``validation_step`` on each batch."""
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        scores = Scores.from_outputs([validation_step(batch) for batch in batches])
+        scores = Scores.from_outputs([validation_step(_own_target(batch)) for batch in batches])
     network.train(was_training)
     return scores
+
+
+def _own_target(batch: Batch) -> dict[str, Any]:
+    """The batch with a copy of its target: nnU-Net writes into it where there is an ignore label."""
+    target = batch["target"]
+    copied = [scale.clone() for scale in target] if isinstance(target, list) else target.clone()
+    return {**batch, "target": copied}

@@ -25,10 +25,14 @@ class Supervision(Protocol):
 
 @dataclass
 class Learner:
-    """A network and the optimiser that moves it."""
+    """A network, the optimiser that moves it, and in mixed precision its own gradient scaler.
+
+    Two networks must not share a scaler: gradients of a peer that overflow would shrink ours to nothing.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
 
 
 @dataclass
@@ -73,7 +77,6 @@ def train_with_peer(
     peer: Peer,
     supervise: Supervision,
     distil: ClassWiseDistillation,
-    scaler: torch.amp.GradScaler | None = None,
 ) -> StepLosses:
     """Take one optimiser step with our network, and with the peer's if it learns.
 
@@ -88,24 +91,22 @@ def train_with_peer(
         peer: the peer's, with the trust per class.
         supervise: nnU-Net's loss.
         distil: the distillation loss.
-        scaler: the gradient scaler of mixed precision, shared by both optimisers; None on a CPU.
     """
-    learners = [ours, peer.learner] if peer.learns else [ours]
-    for learner in learners:
+    for learner in (ours, peer.learner):
         learner.optimizer.zero_grad(set_to_none=True)
     with torch.autocast("cuda") if data.device.type == "cuda" else nullcontext():
         output = ours.network(data)
         supervised = supervise(output, target)
         with nullcontext() if peer.learns else torch.no_grad():
             peer_output = peer.learner.network(data)
-            peer_supervised = supervise(peer_output, target)
+        peer_loss = supervise(peer_output, target) if peer.learns else torch.zeros_like(supervised)
         pull, peer_pull = _pulls(output, peer_output, target, peer, distil)
-    from_peer = peer.weight * pull + (peer_supervised + peer.weight * peer_pull if peer.learns else 0.0)
-    if torch.isfinite(from_peer) and torch.isfinite(peer_supervised):
-        _step(supervised + from_peer, learners, scaler)
-    else:
-        pull = torch.zeros_like(pull)
-        _step(supervised, [ours], scaler)
+        peer_loss = peer_loss + peer.weight * peer_pull
+    if not torch.isfinite(pull + peer_loss):
+        _step([(supervised, ours)])
+        return StepLosses(supervised.detach(), torch.zeros_like(pull))
+    steps = [(supervised + peer.weight * pull, ours)]
+    _step([*steps, (peer_loss, peer.learner)] if peer.learns else steps)
     return StepLosses(supervised.detach(), pull.detach())
 
 
@@ -123,16 +124,15 @@ def _pulls(
     return pull, distil(peer_logits, logits, reference, peer.trust_in_us, peer.labelled)
 
 
-def _step(loss: Tensor, learners: list[Learner], scaler: torch.amp.GradScaler | None) -> None:
-    """Backward, clip each network on its own, step each optimiser."""
-    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
-    for learner in learners:
-        if scaler is not None:
-            scaler.unscale_(learner.optimizer)
-        nn.utils.clip_grad_norm_(learner.network.parameters(), GRADIENT_NORM)
-        if scaler is None:
-            learner.optimizer.step()
+def _step(steps: list[tuple[Tensor, Learner]]) -> None:
+    """One backward over disjoint graphs; then clip, step and rescale each network on its own."""
+    torch.autograd.backward([loss if who.scaler is None else who.scaler.scale(loss) for loss, who in steps])
+    for _, who in steps:
+        if who.scaler is None:
+            nn.utils.clip_grad_norm_(who.network.parameters(), GRADIENT_NORM)
+            who.optimizer.step()
         else:
-            scaler.step(learner.optimizer)
-    if scaler is not None:
-        scaler.update()
+            who.scaler.unscale_(who.optimizer)
+            nn.utils.clip_grad_norm_(who.network.parameters(), GRADIENT_NORM)
+            who.scaler.step(who.optimizer)
+            who.scaler.update()

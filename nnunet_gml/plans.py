@@ -37,7 +37,7 @@ def plans_digest(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], conf
         configuration: such as ``3d_fullres``; what it inherits is followed by nnU-Net.
 
     Raises:
-        KeyError: the plans have no such configuration.
+        ConfigError: the plans have no such configuration.
     """
     contract = contract_of(plans, dataset_json, configuration)
     text = json.dumps(contract, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -52,7 +52,7 @@ def contract_of(
 
     if configuration not in plans["configurations"]:
         known = ", ".join(sorted(plans["configurations"]))
-        raise KeyError(f"the plans have no configuration {configuration!r}, but {known}")
+        raise ConfigError(f"the plans have no configuration {configuration!r}, but {known}")
     resolved = PlansManager(dict(plans)).get_configuration(configuration).configuration
     return {
         "configuration": {key: resolved.get(key) for key in MUST_AGREE},
@@ -60,6 +60,7 @@ def contract_of(
         "transpose_forward": plans["transpose_forward"],
         "channels": dataset_json.get("channel_names", dataset_json.get("modality")),
         "labels": dataset_json["labels"],
+        "classes": class_names(dataset_json),
         "regions_class_order": dataset_json.get("regions_class_order"),
     }
 

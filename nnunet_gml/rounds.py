@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nnunet_gml.exchange import Arrival
 from nnunet_gml.trust import Scores
-from peer_sync.mailbox import Delivery
 
 FILE_NAME = "gml_rounds.jsonl"
 
@@ -18,7 +18,7 @@ class Meeting:
     """A peer's weights, compared with ours on the gate's patches.
 
     Attributes:
-        delivery: what the courier brought.
+        arrival: whose weights, and how like ours they are.
         epoch: our epochs done when it was taken in.
         classes: names of the foreground classes, in the order of the tensors below.
         theirs: the peer's scores.
@@ -27,7 +27,7 @@ class Meeting:
         weight: λ of this round.
     """
 
-    delivery: Delivery
+    arrival: Arrival
     epoch: int
     classes: tuple[str, ...]
     theirs: Scores
@@ -44,10 +44,12 @@ class Meeting:
         """Add one JSON line to gml_rounds.jsonl, beside nnU-Net's training log."""
         record = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "round": self.delivery.round,
+            "round": self.arrival.delivery.round,
             "epoch": self.epoch,
-            "peer": self.delivery.peer,
-            "sequence": self.delivery.manifest.sequence,
+            "peer": self.arrival.delivery.peer,
+            "sequence": self.arrival.delivery.manifest.sequence,
+            "distance": round(self.arrival.likeness.distance, 4),
+            "cosine": round(self.arrival.likeness.cosine, 4),
             "used": self.is_useful,
             "weight": self.weight,
             "classes": self.classes,
@@ -66,8 +68,9 @@ class Meeting:
             if self.is_useful
             else "trusted in no class, so it is not used in this round"
         )
+        delivery = self.arrival.delivery
         return (
-            f"round {self.delivery.round}: weights of site {self.delivery.peer} are here (mean Dice on our "
+            f"round {delivery.round}: weights of site {delivery.peer} are here (mean Dice on our "
             f"patches {self.theirs.mean:.3f}, ours {self.ours.mean:.3f}); trust: {believed}; {verdict}"
         )
 

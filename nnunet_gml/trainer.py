@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from nnunet_gml import __version__, gate, weights
 from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
+from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.mutual import Learner, Peer, train_with_peer
 from nnunet_gml.plans import check_agreement, class_names, labelled_by
 from nnunet_gml.rounds import Meeting
 from nnunet_gml.trust import Scores, trust_per_class
-from peer_sync.agent import Courier
-from peer_sync.errors import ConfigError, RejectedError, TransportError
-from peer_sync.gossip import draw_peer, is_round_end, round_number
-from peer_sync.mailbox import Delivery, Mailbox
+from peer_sync.errors import ConfigError
+from peer_sync.gossip import is_round_end, round_number
 from peer_sync.manifest import Facts
 from peer_sync.site import SITE_VARIABLE, Site, site_from_environment
 
@@ -69,13 +68,13 @@ class GossipTrainer(nnUNetTrainer):
             with gate.randomness_of(self.site.federation.seed, "initial weights"):
                 super().initialize()
         self.save_every = self.epochs_per_round
+        self.classes = class_names(self.dataset_json)
         self.distil = ClassWiseDistillation(
             has_regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
             mask=self.mask,
             temperature=self.temperature,
         )
-        self.classes = class_names(self.dataset_json)
 
     def on_train_start(self) -> None:
         """Open the mailbox before, and start the courier after, nnU-Net has prepared itself."""
@@ -84,54 +83,42 @@ class GossipTrainer(nnUNetTrainer):
         try:
             site = self.site or site_from_environment()
             check_agreement(site, self.plans_manager.plans, self.dataset_json, self.configuration_name)
-            self.mailbox = Mailbox(site)
+            self.exchange = Exchange(site, self.network, self._say)
             super().on_train_start()
-            seed = (site.federation.seed, site.name, "gate")
-            self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
-            self.peer_network = self._copy_of_network()
-            self.pulls: list[Tensor] = []
-            self.courier = Courier(
-                self.mailbox, site.federation.plans_digest, weights.schema_digest(self.network)
-            )
-            self.courier.start()
+            self._prepare_for_peers(site)
+            self.exchange.start()
         except ConfigError as error:
             self._stop(error)
-        peers = ", ".join(site.federation.peers_of(site.name)) or "nobody"
+        peers = ", ".join(site.federation.peers_of(site.name))
         self._say(f"site {site.name} of federation {site.federation.name}, peers: {peers}")
 
     def on_train_epoch_start(self) -> None:
         """Let the last peer go when its epochs are over, and take in a new one if its weights are here."""
         super().on_train_epoch_start()
-        for message in self.courier.messages():
-            self._say(message)
-        if self.peer is not None and self.current_epoch >= self.peer_leaves_at:
+        if self.current_epoch >= self.peer_leaves_at:
             self.peer = None
-        delivery = self.courier.delivery()
-        if delivery is not None:
-            self._receive(delivery)
+        arrival = self.exchange.receive(like=self.network)
+        if arrival is not None:
+            weights.put(arrival.tensors, self.peer_network)
+            self._meet(arrival)
         if self.peer is not None:
             self.peer_network.train()
             self.peer_schedule.step(self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Stock nnU-Net's step, or one of two networks while a peer is here."""
-        if self.peer is None:
-            step: dict[str, Any] = super().train_step(batch)
-            return step
-        data, target = batch["data"], batch["target"]
-        losses = train_with_peer(
-            data.to(self.device, non_blocking=True),
-            [scale.to(self.device, non_blocking=True) for scale in target]
-            if isinstance(target, list)
-            else target.to(self.device, non_blocking=True),
-            Learner(self.network, self.optimizer),
-            self.peer,
-            self.loss,
-            self.distil,
-            self.grad_scaler,
-        )
-        self.pulls.append(losses.distillation)
-        return {"loss": losses.supervised.cpu().numpy()}
+        if self.peer is not None:
+            try:
+                return self._train_step_with(self.peer, batch)
+            except torch.OutOfMemoryError:
+                self.peer = None
+                torch.cuda.empty_cache()
+                self._say(
+                    "the GPU's memory is too small for two networks: this step and the rest of the round "
+                    "go on without the peer; nnUNetTrainerGMLFrozen needs less"
+                )
+        step: dict[str, Any] = super().train_step(batch)
+        return step
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Log how far the peer pulled, beside nnU-Net's training loss."""
@@ -145,22 +132,23 @@ class GossipTrainer(nnUNetTrainer):
         super().on_epoch_end()
         schedule = (self.current_epoch, self.warmup_epochs, self.epochs_per_round)
         if is_round_end(*schedule) and self.current_epoch < self.num_epochs:
-            self._begin_round(round_number(*schedule))
+            round_ = round_number(*schedule)
+            self.exchange.begin_round(self.network, lambda dtype: self._facts(round_, dtype), round_)
 
     def on_train_end(self) -> None:
-        """Stop the courier once nnU-Net has written its final checkpoint."""
+        """Stop the courier once nnU-Net has written its final checkpoint; free what only peers needed."""
         super().on_train_end()
-        self.courier.stop()
-        for message in self.courier.messages():
-            self._say(message)
-        self.mailbox.close()
+        self.exchange.stop()
+        self.peer = None
+        del self.peer_network, self.gate_list
 
     def save_checkpoint(self, filename: str) -> None:
         """A stock checkpoint, readable without this plugin, with our own state under one extra key."""
+        if self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
         part = Path(f"{filename}.part")
         super().save_checkpoint(str(part))
-        if not part.exists():
-            return
         checkpoint = torch.load(part, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
         checkpoint["nnunet_gml"] = {
@@ -171,89 +159,78 @@ class GossipTrainer(nnUNetTrainer):
         torch.save(checkpoint, part)
         part.replace(filename)
 
-    def _begin_round(self, round_: int) -> None:
-        site = self.mailbox.site
-        peers = site.federation.peers_of(site.name)
-        payload = self.mailbox.state / f".part-round-{round_}"
-        try:
-            dtype = weights.write(self.network, payload)
-        except (weights.WeightsError, OSError) as error:
-            self._say(f"round {round_}: nothing offered: {error}; training goes on without a peer")
-            return
-        peer = draw_peer(site.federation.seed, site.name, round_, peers)
-        self._say(f"round {round_}: offering our weights, sending for those of site {peer}")
-        self.courier.exchange(payload, self._facts(round_, dtype), peer)
+    def _prepare_for_peers(self, site: Site) -> None:
+        seed = (site.federation.seed, site.name, "gate")
+        self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
+        self.peer_network = copy.deepcopy(weights.unwrap(self.network))
+        if self._do_i_compile():
+            self.peer_network.compile()
+        self.pulls: list[Tensor] = []
+
+    def _train_step_with(self, peer: Peer, batch: dict[str, Any]) -> dict[str, Any]:
+        target = batch["target"]
+        losses = train_with_peer(
+            batch["data"].to(self.device, non_blocking=True),
+            [scale.to(self.device, non_blocking=True) for scale in target]
+            if isinstance(target, list)
+            else target.to(self.device, non_blocking=True),
+            Learner(self.network, self.optimizer, self.grad_scaler),
+            peer,
+            self.loss,
+            self.distil,
+        )
+        self.pulls.append(losses.distillation)
+        return {"loss": losses.supervised.cpu().numpy()}
 
     def _facts(self, round_: int, dtype: str) -> Facts:
-        site = self.mailbox.site
+        site = self.exchange.site
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
+        named = {name: float(d) for name, d in zip(self.classes, dice, strict=True) if np.isfinite(d)}
         return Facts(
             round=round_,
             epoch=self.current_epoch,
             plans_digest=site.federation.plans_digest,
-            schema_digest=weights.schema_digest(self.network),
+            schema_digest=self.exchange.schema_digest,
             dtype=dtype,
-            labelled=self._labelled_by(site.name),
+            labelled=labelled_by(site.member, self.classes),
             cases=len(gate.base_loader(self.dataloader_train).indices) if site.share_cases else None,
-            dice={name: float(d) for name, d in zip(self.classes, dice, strict=True) if np.isfinite(d)}
-            if site.share_dice
-            else None,
+            dice=named if site.share_dice else None,
         )
 
-    def _receive(self, delivery: Delivery) -> None:
-        """Check what a peer has sent; learn with it from now on, or put it into quarantine."""
-        place = f"round {delivery.round}: weights of site {delivery.peer}"
-        try:
-            tensors = weights.read(delivery.payload, self.network, delivery.manifest.facts.dtype)
-            self.mailbox.accept(delivery)
-        except weights.WeightsError as error:
-            self._say(
-                f"{place} refused by rule {error.rule}: {error}; "
-                "they go to quarantine, training goes on without a peer"
-            )
-            self._refuse(delivery, RejectedError(error.rule, str(error), hint=error.hint))
-            return
-        except (TransportError, OSError) as error:
-            self._say(f"{place} cannot be taken in: {error}; training goes on without a peer")
-            return
-        weights.put(tensors, self.peer_network)
-        self._meet(delivery)
-
-    def _refuse(self, delivery: Delivery, error: RejectedError) -> None:
-        try:
-            self.mailbox.refuse(delivery, error)
-        except TransportError as failure:
-            self._say(f"quarantine: {failure}")
-
-    def _meet(self, delivery: Delivery) -> None:
+    def _meet(self, arrival: Arrival) -> None:
         """Score the peer against ourselves, and learn with it if it is trusted in any class."""
-        facts = delivery.manifest.facts
+        peer, round_ = arrival.delivery.peer, arrival.delivery.round
         theirs, ours = self._score(self.peer_network), self._score(self.network)
-        labelled = self._mask_of(self._labelled_by(delivery.peer))
-        declared = torch.tensor([(facts.dice or {}).get(name, torch.nan) for name in self.classes])
+        labelled = self._labelled_at(peer) & self._labelled_at(self.exchange.site.name)
+        stated = arrival.delivery.manifest.dice or {}
+        declared = torch.tensor([stated.get(name, torch.nan) for name in self.classes])
         meeting = Meeting(
-            delivery,
+            arrival,
             self.current_epoch,
             self.classes,
             theirs,
             ours,
             trust=trust_per_class(theirs, ours, labelled, declared),
-            weight=self.distillation_weight * min(1.0, delivery.round / self.ramp_rounds),
+            weight=self.distillation_weight * min(1.0, round_ / max(1, self.ramp_rounds)),
         )
         self.peer = self._learn_from(meeting, labelled) if meeting.is_useful else None
         self.peer_leaves_at = self.current_epoch + self.mutual_epochs
-        meeting.append_to(Path(self.output_folder))
         self._say(meeting.sentence(self.mutual_epochs))
+        try:
+            meeting.append_to(Path(self.output_folder))
+        except OSError as error:
+            self._say(f"round {round_} is missing in the list of rounds: {error}")
 
     def _learn_from(self, meeting: Meeting, labelled: Tensor) -> Peer:
         with self._as_network(self.peer_network):
             optimizer, self.peer_schedule = self.configure_optimizers()
-        both = labelled & self._mask_of(self._labelled_by(self.mailbox.site.name))
+        ours = self.grad_scaler
+        scaler = ours and torch.amp.GradScaler(self.device.type, init_scale=ours.get_scale())
         return Peer(
-            learner=Learner(self.peer_network, optimizer),
+            learner=Learner(self.peer_network, optimizer, scaler),
             trust=meeting.trust.to(self.device),
-            trust_in_us=trust_per_class(meeting.ours, meeting.theirs, both).to(self.device),
-            labelled=both.to(self.device),
+            trust_in_us=trust_per_class(meeting.ours, meeting.theirs, labelled).to(self.device),
+            labelled=labelled.to(self.device),
             weight=meeting.weight,
             learns=self.peer_learns,
         )
@@ -271,17 +248,9 @@ class GossipTrainer(nnUNetTrainer):
         finally:
             self.network = own
 
-    def _copy_of_network(self) -> nn.Module:
-        network = copy.deepcopy(weights.unwrap(self.network))
-        if self._do_i_compile():
-            network.compile()
-        return network
-
-    def _labelled_by(self, site: str) -> tuple[str, ...]:
-        return labelled_by(self.mailbox.site.federation.member(site), self.classes)
-
-    def _mask_of(self, labelled: tuple[str, ...]) -> Tensor:
-        return torch.tensor([name in labelled for name in self.classes])
+    def _labelled_at(self, site: str) -> Tensor:
+        names = labelled_by(self.exchange.site.federation.member(site), self.classes)
+        return torch.tensor([name in names for name in self.classes])
 
     def _load_site(self) -> Site | None:
         """This site's settings; None where there are none, which is enough for ``--val``."""

@@ -61,18 +61,19 @@ class Mailbox:
             ConfigError: the payload is larger than the federation allows.
         """
         started = time.monotonic()
-        manifest = self._outbox.offer(Path(payload), facts)
-        sequence = manifest.sequence
-        beside = (names.manifest_name(sequence), names.signature_name(sequence))
-        self.ledger.write(
-            event="offer",
-            round=facts.round,
-            sequence=sequence,
-            bytes=manifest.payload_bytes + sum((self.outbox / name).stat().st_size for name in beside),
-            seconds=round(time.monotonic() - started, 3),
-            retries=0,
-            verdict="offered",
-        )
+        with self._disk():
+            manifest = self._outbox.offer(Path(payload), facts)
+            sequence = manifest.sequence
+            beside = (names.manifest_name(sequence), names.signature_name(sequence))
+            self.ledger.write(
+                event="offer",
+                round=facts.round,
+                sequence=sequence,
+                bytes=manifest.payload_bytes + sum((self.outbox / name).stat().st_size for name in beside),
+                seconds=round(time.monotonic() - started, 3),
+                retries=0,
+                verdict="offered",
+            )
         return manifest
 
     def collect(

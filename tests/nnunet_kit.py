@@ -145,15 +145,15 @@ class WaitingTrainer(GossipTrainer):
 
     def on_train_epoch_start(self) -> None:
         if self.current_epoch == self.warmup_epochs:
-            wait_for_delivery(self.mailbox)
+            wait_for_delivery(self.exchange.site)
         super().on_train_epoch_start()
 
 
-def wait_for_delivery(mailbox: Mailbox, seconds: float = 20.0) -> None:
+def wait_for_delivery(site: Site, seconds: float = 20.0) -> None:
     """Until the inbox holds whole weights."""
     end = time.monotonic() + seconds
-    while not list(mailbox.inbox.rglob("weights.safetensors")):
-        assert time.monotonic() < end, f"nothing in {mailbox.inbox}"
+    while not list((site.folder / "inbox").rglob("weights.safetensors")):
+        assert time.monotonic() < end, f"nothing in the inbox of {site.folder}"
         time.sleep(0.05)
     time.sleep(0.2)
 
@@ -175,3 +175,10 @@ def offer_network(site: Site, network: torch.nn.Module, classes: tuple[str, ...]
     )
     mailbox.offer(payload, facts)
     mailbox.close()
+
+
+def stop_workers(trainer) -> None:
+    """End the processes of nnU-Net's augmenters, as its on_train_end does."""
+    for augmenter in (trainer.dataloader_train, trainer.dataloader_val):
+        if hasattr(augmenter, "_finish"):
+            augmenter._finish()

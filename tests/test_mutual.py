@@ -13,15 +13,18 @@ DISTIL = ClassWiseDistillation(smoothing=1, minimum_voxels=1)
 LABELLED = torch.ones(2, dtype=torch.bool)
 
 
-def learner(seed: int) -> Learner:
+def learner(seed: int, scaled: bool = False) -> Learner:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(4, 3, 1))
-    return Learner(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.99, nesterov=True))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.99, nesterov=True)
+    return Learner(network, optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None)
 
 
-def peer(seed: int = 1, **changes: object) -> Peer:
-    settings = {"weight": 0.5, "learns": True, **changes}
-    return Peer(learner(seed), trust=torch.ones(2), trust_in_us=torch.ones(2), labelled=LABELLED, **settings)
+TRUST, TRUST_IN_US = torch.tensor([1.0, 0.3]), torch.tensor([0.2, 0.9])
+
+
+def peer(seed: int = 1, scaled: bool = False, weight: float = 0.5, learns: bool = True) -> Peer:
+    return Peer(learner(seed, scaled), TRUST, TRUST_IN_US, LABELLED, weight, learns)
 
 
 def supervise(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -30,19 +33,27 @@ def supervise(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def batches(count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(2)
+    shape = (2, 1, 6, 6, 6)
     return [
-        (torch.randn(2, 1, 6, 6, 6, generator=generator), torch.randint(0, 3, (2, 1, 6, 6, 6), generator=generator))
+        (torch.randn(shape, generator=generator), torch.randint(0, 3, shape, generator=generator))
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def train_alone(who: Learner) -> None:
     """nnU-Net's step, in its order."""
     for data, target in batches():
         who.optimizer.zero_grad(set_to_none=True)
-        supervise(who.network(data), target).backward()
+        loss = supervise(who.network(data), target)
+        (who.scaler.scale(loss) if who.scaler else loss).backward()
+        if who.scaler:
+            who.scaler.unscale_(who.optimizer)
         nn.utils.clip_grad_norm_(who.network.parameters(), 12)
-        who.optimizer.step()
+        if who.scaler:
+            who.scaler.step(who.optimizer)
+            who.scaler.update()
+        else:
+            who.optimizer.step()
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -74,22 +85,28 @@ def test_mutual_moves_both_and_frozen_only_ours():
         assert same(them.learner.network, as_it_came) is not learns
 
 
-def test_the_step_is_the_gradient_of_supervision_plus_weighted_distillation():
-    """One step of plain SGD by hand: θ - lr · ∂(L_sup + λ L_dist)/∂θ, clipping not reached."""
+def test_each_step_is_the_gradient_of_supervision_plus_weighted_distillation():
+    """One step of plain SGD by hand, for both: θ - lr · ∂(L_sup + λ L_dist)/∂θ, each with its own trust."""
     ours, them = learner(0), peer()
-    ours.optimizer = torch.optim.SGD(ours.network.parameters(), lr=0.1)
-    by_hand = copy.deepcopy(ours.network)
     data, target = batches()[0]
-    output = by_hand(data)
-    loss = supervise(output, target) + 0.5 * DISTIL(
-        output, them.learner.network(data), target, torch.ones(2), LABELLED
-    )
-    gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+    by_hand = [copy.deepcopy(who.network) for who in (ours, them.learner)]
+    for who in (ours, them.learner):
+        who.optimizer = torch.optim.SGD(who.network.parameters(), lr=0.1)
+    outputs = [network(data) for network in by_hand]
+    expected = []
+    for number, trust in ((0, TRUST), (1, TRUST_IN_US)):
+        own, other = outputs[number], outputs[1 - number].detach()
+        loss = supervise(own, target) + 0.5 * DISTIL(own, other, target, trust, LABELLED)
+        parameters = list(by_hand[number].parameters())
+        expected.append(
+            [p - 0.1 * g for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)]
+        )
 
     losses = train_with_peer(data, target, ours, them, supervise, DISTIL)
 
-    for now, then, gradient in zip(ours.network.parameters(), by_hand.parameters(), gradients, strict=True):
-        assert torch.allclose(now, then - 0.1 * gradient, atol=1e-7)
+    for who, values in zip((ours, them.learner), expected, strict=True):
+        for now, then in zip(who.network.parameters(), values, strict=True):
+            assert torch.allclose(now, then, atol=1e-7)
     assert float(losses.distillation) > 0
 
 
@@ -100,27 +117,64 @@ def test_a_peer_that_is_not_finite_is_left_out_of_the_step(learns):
     with torch.no_grad():
         them.learner.network[0].weight[0] = torch.nan
     train_alone(alone)
+    as_it_came = copy.deepcopy(them.learner.network)
 
     for data, target in batches():
         losses = train_with_peer(data, target, ours, them, supervise, DISTIL)
 
     assert same(ours.network, alone.network)
     assert float(losses.distillation) == 0.0
+    for now, then in zip(them.learner.network.parameters(), as_it_came.parameters(), strict=True):
+        assert torch.equal(now, then) or not torch.isfinite(then).all()
 
 
-def test_both_networks_step_under_one_gradient_scaler():
-    """The mixed-precision path, on a CPU: one scaler, two optimisers, finite weights that moved."""
-    ours, them = learner(0), peer()
+def test_both_networks_step_in_mixed_precision():
+    """Each with its own gradient scaler, on a CPU: finite weights that moved."""
+    ours, them = learner(0, scaled=True), peer(scaled=True)
     before = copy.deepcopy([ours.network, them.learner.network])
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
     for data, target in batches():
-        train_with_peer(data, target, ours, them, supervise, DISTIL, scaler)
+        train_with_peer(data, target, ours, them, supervise, DISTIL)
 
     for now, then in zip([ours.network, them.learner.network], before, strict=True):
         assert not same(now, then)
         assert all(torch.isfinite(p).all() for p in now.parameters())
-    assert scaler.get_scale() == 1024.0
+
+
+class Overflowing(torch.autograd.Function):
+    """A finite output with gradients that are not: what half precision does to a diverging network."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.inf
+
+
+def test_a_peer_whose_gradients_overflow_leaves_our_scale_alone():
+    """One scaler for both would be halved at every step, until our own weights became NaN."""
+
+    class Bad(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Overflowing.apply(self.network(x))
+
+    ours, alone, them = learner(0, scaled=True), learner(0, scaled=True), peer(scaled=True, weight=0.0)
+    them.learner.network = Bad(them.learner.network)
+    as_it_came = copy.deepcopy(them.learner.network)
+    train_alone(alone)
+
+    for data, target in batches():
+        train_with_peer(data, target, ours, them, supervise, DISTIL)
+
+    assert same(ours.network, alone.network)
+    assert ours.scaler.get_scale() == 1024.0 > them.learner.scaler.get_scale()
+    assert same(them.learner.network, as_it_came)
 
 
 def test_deep_supervision_distils_at_full_resolution_only():

@@ -1,6 +1,7 @@
 """GossipTrainer inside nnU-Net's real training loop, on a tiny phantom that nnU-Net preprocessed."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ from nnunet_kit import (
     offer_network,
     seed_everything,
     sites_for,
+    stop_workers,
     use_folders,
 )
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_gml import trust, weights
+from nnunet_gml import gate, trust, weights
 from nnunet_gml.gate import randomness_of
 from nnunet_gml.trainer import GossipTrainer
 from peer_sync.site import SITE_VARIABLE
@@ -96,7 +98,7 @@ def log_of(trainer) -> str:
 
 
 def ledger(trainer) -> list[dict]:
-    path = trainer.mailbox.site.folder / "ledger.jsonl"
+    path = trainer.exchange.site.folder / "ledger.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -110,7 +112,7 @@ def test_weight_zero_with_a_peer_is_stock_bit_for_bit(run, cls):
     """λ = 0: two epochs of steps with a peer's network beside ours leave stock nnU-Net's weights."""
     stock, ours = run(StockTrainer), run(cls, peer=a_little_further)
 
-    assert rounds(ours)[0]["used"]
+    assert rounds(ours)[0]["used"] and "distillation 0.0000 nats" in log_of(ours)
     assert same_weights(stock, ours)
 
 
@@ -123,7 +125,7 @@ def test_a_round_with_a_peer_changes_what_is_learnt(run, cls, kind):
     (round_,) = rounds(ours)
     assert round_["peer"] == "south" and round_["used"] and round_["classes"] == list(ours.classes)
     assert [line["verdict"] for line in ledger(ours)] == ["offered", "accepted"]
-    assert "distillation" in log_of(ours)
+    assert float(log_of(ours).split("distillation ")[1].split()[0]) > 0
     assert not same_weights(alone, ours)
     assert all(torch.isfinite(t).all() for t in weights.named_tensors(ours.network).values())
 
@@ -155,22 +157,58 @@ def test_poisoned_weights_go_to_quarantine_and_training_goes_on(run):
 
     assert same_weights(stock, ours)
     assert ledger(ours)[-1]["verdict"] == "refused" and ledger(ours)[-1]["rule"] == "norm"
-    assert list((ours.mailbox.site.folder / "quarantine").rglob("*.safetensors"))
+    assert list((ours.exchange.site.folder / "quarantine").rglob("*.safetensors"))
     line = next(x for x in log_of(ours).splitlines() if "refused" in x)
     for word in ("round 1", "site south", "rule norm", "is 100", "within 0.2 and 5", "training goes on"):
         assert word in line
 
 
 def test_a_nan_in_a_peers_file_goes_to_quarantine(run, monkeypatch):
-    """A sender without our checks."""
+    """A sender without our checks; the receiver has them."""
+    finite = weights._all_finite
     monkeypatch.setattr(weights, "_all_finite", lambda tensors: True)
+    receive = weights.read
 
-    def send_nan(network):
-        poison_nan(network)
+    def with_checks(*arguments):
+        monkeypatch.setattr(weights, "_all_finite", finite)
+        return receive(*arguments)
 
-    data = run(Mutual, peer=send_nan)
+    monkeypatch.setattr(weights, "read", with_checks)
 
-    assert ledger(data)[-1]["verdict"] == "refused" and ledger(data)[-1]["rule"] in {"finite", "norm"}
+    stock, ours = run(StockTrainer), run(Mutual, peer=poison_nan)
+
+    assert ledger(ours)[-1]["verdict"] == "refused" and ledger(ours)[-1]["rule"] == "finite"
+    assert same_weights(stock, ours)
+
+
+def test_a_full_disk_at_a_rounds_end_stops_nobody(run, monkeypatch):
+    """Nothing is offered, the log says why, training goes on."""
+
+    def full(*arguments: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    stock = run(StockTrainer)
+    monkeypatch.setattr(weights, "write", full)
+
+    ours = run(type("DiskFull", (GossipTrainer,), {"warmup_epochs": 1, "epochs_per_round": 1}))
+
+    assert same_weights(stock, ours)
+    assert log_of(ours).count("No space left on device; training goes on without a peer") == 2
+
+
+def test_a_gpu_too_small_for_two_networks_goes_on_with_one(run, monkeypatch):
+    """Out of memory because a peer came: the step is stock's, the peer is dropped, the log says so."""
+
+    def too_large(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("nnunet_gml.trainer.train_with_peer", too_large)
+
+    stock, ours = run(StockTrainer), run(Mutual, peer=a_little_further)
+
+    assert rounds(ours)[0]["used"]
+    assert log_of(ours).count("too small for two networks") == 1
+    assert same_weights(stock, ours)
 
 
 def test_a_peer_that_never_offers_stops_nobody(run):
@@ -262,17 +300,57 @@ def test_several_gpus_are_refused_at_the_start(phantom_data, tmp_path, monkeypat
         trainer.initialize()
 
 
-def test_the_gate_draws_nothing_from_training(phantom_data, tmp_path, monkeypatch):
-    """The fixed patches are the same for the same seed, and the generators are where they were."""
-    from nnunet_gml.gate import fixed_batches
+@pytest.mark.parametrize("kind", ["labels", "ignore", "regions"])
+def test_the_gate_scores_equal_networks_equally(phantom_data, tmp_path, monkeypatch, kind):
+    """nnU-Net's validation step writes into the target; the second network must see what the first saw."""
+    use_folders(phantom_data(kind), monkeypatch, results=tmp_path)
+    stock = build_trainer(StockTrainer, phantom_data(kind))
+    stock.on_train_start()
+    batches = gate.fixed_batches(stock.dataloader_val, 2, "seed")
 
+    one, other = (gate.score(stock.network, batches, stock.validation_step) for _ in range(2))
+
+    assert torch.equal(one.dice.nan_to_num(), other.dice.nan_to_num())
+    assert torch.equal(one.is_present, other.is_present)
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_the_gate_draws_nothing_from_training(phantom_data, tmp_path, monkeypatch, processes):
+    """The fixed patches are the same for the same seed, and all generators are where they were."""
     use_folders(phantom_data(), monkeypatch, results=tmp_path)
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_n_proc_DA", processes)
     stock = build_trainer(StockTrainer, phantom_data())
     stock.on_train_start()
-    before = np.random.get_state()[1].copy()
+    seed_everything(3)
+    expected = random.random(), np.random.rand(), float(torch.rand(1))
+    seed_everything(3)
 
-    one, other = (fixed_batches(stock.dataloader_val, 2, 7, "north") for _ in range(2))
+    one, other = (gate.fixed_batches(stock.dataloader_val, 2, 7, "north") for _ in range(2))
 
     assert all(torch.equal(a["data"], b["data"]) for a, b in zip(one, other, strict=True))
-    assert (np.random.get_state()[1] == before).all()
+    assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected
+    stop_workers(stock)
+
+
+def test_continues_where_it_stopped(run, phantom_data):
+    """--c: the epoch, the weights and the round that follows, from a checkpoint that says nnUNetTrainer."""
+    ours = run(Mutual, peer=a_little_further)
+    again = build_trainer(Mutual, phantom_data(), epochs=5)
+
+    again.load_checkpoint(str(Path(ours.output_folder) / "checkpoint_final.pth"))
+
+    assert again.current_epoch == 3
+    assert same_weights(ours, again)
+
+
+def test_without_checkpointing_no_checkpoint_is_written(run):
+    """--disable_checkpointing, even with the leftovers of a killed run beside it."""
+
+    class Unsaved(GossipTrainer):
+        def initialize(self) -> None:
+            super().initialize()
+            self.disable_checkpointing = True
+
+    ours = run(Unsaved)
+
+    assert not list(Path(ours.output_folder).glob("*.pth*"))

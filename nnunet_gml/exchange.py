@@ -1,0 +1,116 @@
+"""The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from nnunet_gml import weights
+from peer_sync.agent import Courier
+from peer_sync.errors import PeerSyncError, RejectedError
+from peer_sync.gossip import draw_peer
+from peer_sync.mailbox import Delivery, Mailbox
+from peer_sync.manifest import Facts
+from peer_sync.site import Site
+
+WITHOUT_PEER = "training goes on without a peer in this round"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A peer's weights that kept every rule.
+
+    Attributes:
+        delivery: what the courier brought, and from whom.
+        tensors: the weights by name, float32, on the CPU.
+        likeness: how far they are from ours.
+    """
+
+    delivery: Delivery
+    tensors: dict[str, Tensor]
+    likeness: weights.Likeness
+
+
+class Exchange:
+    """Mailbox and courier of one training.
+
+    Args:
+        site: this site's settings.
+        network: our network, whose names and shapes a peer's weights must have.
+        say: writes a sentence into the training log.
+
+    Raises:
+        ConfigError: the site's folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, site: Site, network: nn.Module, say: Callable[[str], None]) -> None:
+        self.site = site
+        self.schema_digest = weights.schema_digest(network)
+        self._say = say
+        self._mailbox = Mailbox(site)
+        self._courier = Courier(self._mailbox, site.federation.plans_digest, self.schema_digest)
+
+    def start(self) -> None:
+        """Start the server and the background thread. Raises `ConfigError`."""
+        self._courier.start()
+
+    def begin_round(self, network: nn.Module, facts: Callable[[weights.Dtype], Facts], round_: int) -> None:
+        """Offer our weights and send for those of one random peer; returns before either is done.
+
+        Args:
+            network: ours.
+            facts: what the manifest says, given the type in which the weights were written.
+            round_: number of the round, from 1.
+        """
+        payload = self._mailbox.state / f".part-round-{round_}"
+        try:
+            dtype = weights.write(network, payload)
+        except (weights.WeightsError, OSError) as error:
+            with suppress(OSError):
+                payload.unlink()
+            self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
+            return
+        federation = self.site.federation
+        peer = draw_peer(federation.seed, self.site.name, round_, federation.peers_of(self.site.name))
+        self._say(f"round {round_}: offering our weights, sending for those of site {peer}")
+        self._courier.exchange(payload, facts(dtype), peer)
+
+    def receive(self, like: nn.Module) -> Arrival | None:
+        """The newest weights a peer has sent since the last call, if they are good; returns at once.
+
+        Weights that break a rule go to quarantine, and the log says which rule.
+        """
+        self.tell()
+        delivery = self._courier.delivery()
+        if delivery is None:
+            return None
+        place = f"round {delivery.round}: weights of site {delivery.peer}"
+        try:
+            tensors, likeness = weights.read(delivery.payload, like, delivery.manifest.dtype)
+            self._mailbox.accept(delivery)
+        except weights.WeightsError as error:
+            self._say(f"{place} refused by rule {error.rule}: {error}; they go to quarantine; {WITHOUT_PEER}")
+            self._refuse(delivery, RejectedError(error.rule, str(error), hint=error.hint))
+            return None
+        except (PeerSyncError, OSError) as error:
+            self._say(f"{place} cannot be taken in: {error}; {WITHOUT_PEER}")
+            return None
+        return Arrival(delivery, tensors, likeness)
+
+    def tell(self) -> None:
+        """Write what the courier has to say into the training log."""
+        for message in self._courier.messages():
+            self._say(message)
+
+    def stop(self) -> None:
+        """Stop courier and server, and let another process use the folder."""
+        self._courier.stop()
+        self.tell()
+        self._mailbox.close()
+
+    def _refuse(self, delivery: Delivery, error: RejectedError) -> None:
+        try:
+            self._mailbox.refuse(delivery, error)
+        except PeerSyncError as failure:
+            self._say(f"quarantine: {failure}")
