@@ -17,9 +17,9 @@ from courier_kit import build_sites
 from nnunet_gml import weights
 from nnunet_gml.phantom import ORGANS, write_dataset
 from nnunet_gml.plans import plans_digest
-from nnunet_gml.shared_plans import small_configuration
+from nnunet_gml.simulation.shared_plans import small_configuration
+from nnunet_gml.simulation.workspace import Recipe
 from nnunet_gml.trainer import GossipTrainer
-from nnunet_gml.workspace import Recipe
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.site import Site, load_site

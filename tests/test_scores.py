@@ -1,0 +1,102 @@
+"""The table of a simulation, by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from nnunet_gml.simulation.scores import Score, Table, bytes_collected, evaluate, mean_dice, write_scores
+from nnunet_gml.simulation.workspace import SiteSpace
+
+SCORES = (
+    Score("a", "nnUNetTrainer", "1", "organ", 0.6),
+    Score("a", "nnUNetTrainer", "1", "other", math.nan),
+    Score("a", "nnUNetTrainer", "2", "organ", 0.8),
+    Score("a", "nnUNetTrainer", "2", "other", 1.0),
+    Score("a", "nnUNetTrainerGML", "1", "organ", 0.9),
+    Score("b", "nnUNetTrainer", "1", "organ", 0.5),
+)
+
+
+@pytest.fixture
+def table():
+    """Two sites, two trainers; site b has not finished the second one."""
+    trainers = ("nnUNetTrainer", "nnUNetTrainerGML")
+    return Table(("a", "b"), trainers, SCORES, {("a", "nnUNetTrainerGML"): 2_500_000})
+
+
+def test_mean_dice_by_hand():
+    """Case 1: 0.6 (the other class is in neither contour). Case 2: (0.8 + 1.0) / 2 = 0.9. Mean 0.75."""
+    assert mean_dice(SCORES[:4]) == pytest.approx(0.75)
+
+
+def test_mean_of_nothing_is_nan():
+    """No score, no number."""
+    assert math.isnan(mean_dice([]))
+
+
+def test_equal_case_names_of_two_sites_are_two_cases(table):
+    """All stock cases: (0.6 + 0.9 + 0.5) / 3 = 0.6667, though two of them are named 1."""
+    assert table.dice(None, "nnUNetTrainer") == pytest.approx(2 / 3)
+
+
+def test_rows(table):
+    """Site a gains 0.9 - 0.75 = 0.15 for 2.5 MB; site b has a dash where it has no score."""
+    assert table.heads() == ["site", "nnUNetTrainer: Dice", "nnUNetTrainerGML: Dice", "MB moved", "gain"]
+    assert table.rows()[0] == ["a", "0.7500", "0.9000", "2.5", "+0.1500"]
+    assert table.rows()[1] == ["b", "0.5000", "-", "0.0", "-"]
+
+
+def test_markdown(table):
+    """A head, a rule, two sites and all sites."""
+    lines = table.markdown().splitlines()
+
+    assert len(lines) == 5
+    assert lines[0].startswith("| site | ")
+    assert {line.count("|") for line in lines} == {6}
+
+
+def test_bytes_collected_by_hand(tmp_path):
+    """Only what was fetched counts: 100 + 20; what was offered, fetched by others, does not."""
+    lines = [
+        {"event": "offer", "bytes": 100},
+        {"event": "collect", "bytes": 100, "verdict": "accepted"},
+        {"event": "collect", "bytes": 20, "verdict": "refused"},
+        {"event": "collect", "bytes": None, "verdict": "failed"},
+    ]
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert bytes_collected(tmp_path) == 120
+    assert bytes_collected(tmp_path / "nowhere") == 0
+
+
+def test_csv_is_tidy(tmp_path):
+    """One row for each site, trainer, case and class."""
+    write_scores(tmp_path / "results.csv", SCORES[:1])
+
+    assert (tmp_path / "results.csv").read_text().splitlines() == [
+        "site,trainer,case,class,dice",
+        "a,nnUNetTrainer,1,organ,0.6",
+    ]
+
+
+def test_evaluation_by_hand(tmp_path):
+    """Reference 4 voxels, prediction 2 of them and 1 more: Dice 2*2 / (4 + 3) = 4/7; the other is nan."""
+    site = SiteSpace("a", tmp_path / "Dataset001_A", tmp_path / "site")
+    reference, predicted = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    reference[0, 0, :] = 1
+    predicted[0, 0, :2] = 1
+    predicted[1, 0, 0] = 1
+    for folder, voxels in ((site.raw / "labelsTs", reference), (site.predictions("T"), predicted)):
+        folder.mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(folder / "c.nii.gz"))
+    description = {"labels": {"background": 0, "organ": 1, "other": 2}, "file_ending": ".nii.gz"}
+    (site.raw / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "MRI"}}))
+
+    scores = evaluate(site, "T")
+
+    assert [(s.case, s.class_name) for s in scores] == [("c", "organ"), ("c", "other")]
+    assert scores[0].dice == pytest.approx(4 / 7)
+    assert math.isnan(scores[1].dice)
