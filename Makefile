@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format hippocampus wheel clean help
+.PHONY: demo test test-slow check lint format hippocampus wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -17,16 +17,17 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# make test-slow     what takes minutes: a site killed in the middle of a simulation, the built wheel
+# make test-slow     what takes minutes: a whole simulation from raw data to the table
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 # make check    linter, format, types, and the fast test suite
-check: $(READY)
+check: lint test
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 # make hippocampus   three simulated sites of real MRI; continues where it stopped
 hippocampus: $(READY)
