@@ -19,6 +19,7 @@ from nnunet_kit import (
     stop_workers,
     use_folders,
 )
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_gml import gate, trust, weights
@@ -58,6 +59,7 @@ class FrozenWithoutWeight(WaitingTrainer):
 def run(phantom_data, tmp_path, monkeypatch):
     """Train a class for a few steps; with a peer's offer lying ready, if a change to it is given."""
     monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)  # a second an epoch
 
     def train(cls, kind="labels", peer=None, epochs=3):
         data = phantom_data(kind)
