@@ -49,7 +49,8 @@ class Exchange:
         self.schema_digest = weights.schema_digest(network)
         self._say = say
         self._mailbox = Mailbox(site)
-        self._courier = Courier(self._mailbox, site.federation.plans_digest, self.schema_digest)
+        sizes = weights.payload_bytes(network)
+        self._courier = Courier(self._mailbox, site.federation.plans_digest, self.schema_digest, sizes)
 
     def start(self) -> None:
         """Start the server and the background thread. Raises `ConfigError`."""

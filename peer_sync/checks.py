@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +27,7 @@ class Expectation:
         plans_digest: digest of our plans.
         schema_digest: digest of our tensors' names and shapes.
         max_payload_bytes: the federation's limit.
+        payload_bytes: exact size of a valid weights file, for each type.
         last_sequence: the newest offer of this peer that was judged; 0 before the first.
         now: our clock.
     """
@@ -37,6 +39,7 @@ class Expectation:
     plans_digest: str
     schema_digest: str
     max_payload_bytes: int
+    payload_bytes: Mapping[str, int]
     last_sequence: int
     now: datetime
 
@@ -62,6 +65,7 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     _check_expiry(found, expected.now)
     _check_sequence(found, listed_sequence, expected.last_sequence)
     _check_size("weights", found.payload_bytes, expected.max_payload_bytes)
+    _check_exact_size(found, expected.payload_bytes)
     return found
 
 
@@ -84,6 +88,16 @@ def _check_equal(rule: str, what: str, expected: str, found: str) -> None:
 def _check_size(what: str, size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
         raise RejectedError("size", f"{what}: expected at most {limit_bytes} bytes, found {size_bytes}")
+
+
+def _check_exact_size(found: Manifest, expected: Mapping[str, int]) -> None:
+    size_bytes = expected.get(found.dtype)
+    if found.payload_bytes != size_bytes:
+        raise RejectedError(
+            "size",
+            f"weights: expected {size_bytes} bytes of {found.dtype}, found {found.payload_bytes} stated",
+            hint="do both sites train the same configuration of the same plans?",
+        )
 
 
 def _check_expiry(found: Manifest, now: datetime) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_QUOTED_CHARACTERS = 200
+
 
 class PeerSyncError(Exception):
     """Every error this package raises on purpose.
@@ -40,3 +42,8 @@ class RejectedError(PeerSyncError):
     def __init__(self, rule: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.rule = rule
+
+
+def quoted(text: object) -> str:
+    """A stranger's text for a message: at most 200 characters, and nothing that a log would obey."""
+    return repr(str(text)[:MAX_QUOTED_CHARACTERS])

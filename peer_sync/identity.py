@@ -125,6 +125,8 @@ def verify(line: str, data: bytes, signature: bytes) -> None:
     try:
         signer, namespace, reserved, hash_name, inner = _fields(signature)
         kind, raw = _strings(inner, 2)
+        if len(signer) != ED25519_BLOB_BYTES or not signer.startswith(_string(KEY_TYPE)):
+            raise ValueError("a signer that is no ed25519 key")
     except ValueError as error:
         raise RejectedError("signature", f"signature: expected armored SSHSIG, found {error}") from error
     found = f"ssh-ed25519 {base64.b64encode(signer).decode()}"

@@ -17,7 +17,8 @@ class Lock:
     """A record lock on a file: it ends with the process that took it, however that ends.
 
     A child that was forked meanwhile does not hold it, unlike with flock: nnU-Net's
-    workers can outlive a training that was killed.
+    workers can outlive a training that was killed. As with every POSIX lock, whoever
+    opens and closes the file in this process lets go of it: leave ``state/lock`` alone.
 
     Args:
         path: the file to lock; made when missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,8 @@ class Mailbox:
             self._lock = Lock(self.state / "lock")
             for folder in (self.outbox, self.inbox, self.state):
                 remove_parts(folder)
+            self._outbox = Outbox(site, self.outbox, self.state / "sequence.json")
+            self._outbox.remove_unfinished()
         except OSError as error:
             raise ConfigError(
                 f"cannot use the folder {site.folder}: {error.strerror}",
@@ -50,8 +52,6 @@ class Mailbox:
             ) from error
         self.quarantine = Quarantine(refused, site.federation.max_payload_bytes)
         self.ledger = Ledger(site.folder / "ledger.jsonl")
-        self._outbox = Outbox(site, self.outbox, self.state / "sequence.json")
-        self._outbox.remove_unfinished()
 
     def offer(self, payload: Path, facts: Facts) -> Manifest:
         """Move ``payload`` into the outbox, signed; the last three offers stay.
@@ -82,17 +82,27 @@ class Mailbox:
         transport: Transport,
         plans_digest: str,
         schema_digest: str,
+        payload_bytes: Mapping[str, int],
         round: int,
         retries: int = 0,
     ) -> Delivery:
-        """Fetch and check the newest offer of ``peer``; ``retries`` only goes to the ledger.
+        """Fetch and check the newest offer of ``peer``.
+
+        Args:
+            peer: whom to ask.
+            transport: the way there.
+            plans_digest: digest of our plans.
+            schema_digest: digest of our tensors' names and shapes.
+            payload_bytes: exact size of a valid weights file, for each type.
+            round: our round.
+            retries: failed attempts before this one; only for the ledger.
 
         Raises:
             NotFoundError: there is nothing that was not judged before.
             TransportError: the way failed; later it may work.
             RejectedError: a rule is broken; the files are in quarantine.
         """
-        expected = self._expectation(peer, plans_digest, schema_digest)
+        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
         attempt = Attempt(self.inbox, peer, transport, round, retries)
         place = f"peer {peer!r}, round {round}, rule"
         try:
@@ -136,7 +146,9 @@ class Mailbox:
         """Let another process use the folder."""
         self._lock.release()
 
-    def _expectation(self, peer: str, plans_digest: str, schema_digest: str) -> Expectation:
+    def _expectation(
+        self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
+    ) -> Expectation:
         federation = self.site.federation
         if peer == self.site.name:
             raise ConfigError(f"site {peer!r} cannot collect from itself", hint="name one of the other sites")
@@ -148,6 +160,7 @@ class Mailbox:
             plans_digest=plans_digest,
             schema_digest=schema_digest,
             max_payload_bytes=federation.max_payload_bytes,
+            payload_bytes=payload_bytes,
             last_sequence=self.last_sequence(peer),
             now=datetime.now(UTC),
         )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peer_sync import names
-from peer_sync.errors import RejectedError
+from peer_sync.errors import RejectedError, quoted
 
 PROTOCOL = "nnunet-gml/1"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -134,7 +134,7 @@ def _checked(content: dict[str, Any]) -> Manifest:
         if not is_good(content[name]):
             raise _refused(f"a valid field {name!r}, found {repr(content[name])[:80]}")
     if content["payload"] != names.payload_name(content["sequence"], content["sha256"]):
-        raise _refused(f"the payload's name made of sequence and sha256, found {content['payload']!r}")
+        raise _refused(f"the payload's name made of sequence and sha256, found {quoted(content['payload'])}")
     lists = {name: tuple(content[name]) for name in ("labelled", "recipients")}
     return Manifest(**{**content, **lists})
 

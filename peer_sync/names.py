@@ -38,11 +38,16 @@ def sequence_of(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def newest_whole(listing: Iterable[str]) -> int:
-    """The highest sequence of which manifest, signature and a payload are listed; 0 when there is none."""
+def whole(listing: Iterable[str]) -> list[int]:
+    """The sequences of which manifest, signature and a payload are listed, sorted."""
     kinds: dict[int, set[str]] = {}
     for name in listing:
         match = PUBLISHED.fullmatch(name)
         if match:
             kinds.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[2])
-    return max((sequence for sequence, found in kinds.items() if len(found) == 3), default=0)
+    return sorted(sequence for sequence, found in kinds.items() if len(found) == 3)
+
+
+def newest_whole(listing: Iterable[str]) -> int:
+    """The highest sequence of which all three files are listed; 0 when there is none."""
+    return max(whole(listing), default=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from peer_sync.storage import (
     write_durably,
     write_state,
 )
+
+log = logging.getLogger(__name__)
 
 KEPT_OFFERS = 3
 DICE_DIGITS = 4
@@ -43,24 +47,28 @@ class Outbox:
     def offer(self, payload: Path, facts: Facts) -> Manifest:
         """Move ``payload`` into the outbox and publish it. Raises `TransportError`, `ConfigError`."""
         self._check_payload(payload)
+        part, manifest = part_path(self.folder), None
         try:
-            part = self._take(payload)
+            self._take(payload, part)
             manifest = self._manifest(self._next_sequence(), part, facts)
             self._publish(part, manifest)
-        except OSError as error:
+        except BaseException as error:
+            self._withdraw(part, manifest)
+            if not isinstance(error, OSError):
+                raise
             raise TransportError(
                 f"cannot write the offer into {self.folder}: {error.strerror}",
                 hint="check free space and rights; the next round offers again",
             ) from error
-        self._keep_newest(KEPT_OFFERS)
+        try:
+            self._remove_all_but(self._whole()[-KEPT_OFFERS:])
+        except OSError as error:
+            log.warning("cannot remove old offers from %s: %s", self.folder, error.strerror)
         return manifest
 
     def remove_unfinished(self) -> None:
-        """Remove files of offers that were interrupted before their manifest."""
-        for path in self.folder.iterdir():
-            sequence = names.sequence_of(path.name)
-            if sequence and not (self.folder / names.manifest_name(sequence)).exists():
-                remove(path)
+        """Remove what is left of offers that are not whole."""
+        self._remove_all_but(self._whole())
 
     def _check_payload(self, payload: Path) -> None:
         try:
@@ -74,11 +82,19 @@ class Outbox:
                 hint="max_payload_bytes in federation.toml is the limit, the same at every site",
             )
 
-    def _take(self, payload: Path) -> Path:
-        part = part_path(self.folder)
+    @staticmethod
+    def _take(payload: Path, part: Path) -> None:
         shutil.move(payload, part)
         sync_file(part)
-        return part
+
+    def _withdraw(self, part: Path, manifest: Manifest | None) -> None:
+        """Leave nothing of an offer that failed; the manifest goes first."""
+        with suppress(OSError):
+            if manifest is not None:
+                (self.folder / names.manifest_name(manifest.sequence)).unlink(missing_ok=True)
+                (self.folder / names.signature_name(manifest.sequence)).unlink(missing_ok=True)
+                (self.folder / manifest.payload).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
     def _next_sequence(self) -> int:
         """One more than ever used; durable before anything carries it."""
@@ -119,7 +135,6 @@ class Outbox:
         try:
             parse(data)
         except RejectedError as error:
-            part.unlink()
             raise ConfigError(
                 f"no peer would take our offer: {error}", hint="the trainer states a fact that is not allowed"
             ) from error
@@ -129,10 +144,12 @@ class Outbox:
         write_durably(self.folder / names.signature_name(manifest.sequence), signature)
         write_durably(self.folder / names.manifest_name(manifest.sequence), data)
 
-    def _keep_newest(self, count: int) -> None:
-        """Remove older offers, each manifest first, so that no offer is ever seen without its files."""
+    def _remove_all_but(self, kept: list[int]) -> None:
+        """Remove published files, each manifest first, so that no offer is ever seen without its files."""
         published = [path for path in self.folder.iterdir() if names.is_published(path.name)]
-        kept = sorted({names.sequence_of(path.name) for path in published})[-count:]
         old = [path for path in published if names.sequence_of(path.name) not in kept]
         for path in sorted(old, key=lambda path: (path.suffix != ".json", path.name)):
             remove(path)
+
+    def _whole(self) -> list[int]:
+        return names.whole(path.name for path in self.folder.iterdir())

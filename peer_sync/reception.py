@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 BIND_SECONDS = 2.0
 LOG_BYTES = 1 << 20
+MAX_LINE_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,21 @@ class Limits:
         idle_seconds: between two requests of a peer.
         total: connections at a time.
         per_address: connections at a time from one address.
+        per_peer: connections at a time of one key; the oldest makes room.
     """
 
     login_seconds: float = 30
     idle_seconds: float = 300
     total: int = 64
     per_address: int = 16
+    per_peer: int = 4
 
 
 class Guest(Protocol):
     """One connection."""
 
     address: str
+    peer: str
     started: float
     last_seen: float
 
@@ -71,6 +76,18 @@ def overdue(guests: Sequence[Guest], limits: Limits, now: float) -> list[Guest]:
         if (guest.known and now - guest.last_seen > limits.idle_seconds)
         or (not guest.known and now - guest.started > limits.login_seconds)
     ]
+
+
+def surplus(guests: Sequence[Guest], limits: Limits) -> list[Guest]:
+    """The oldest connections of each peer that has more than its share."""
+    known = sorted((guest for guest in guests if guest.known), key=lambda guest: -guest.started)
+    count: Counter[str] = Counter()
+    found = []
+    for guest in known:
+        count[guest.peer] += 1
+        if count[guest.peer] > limits.per_peer:
+            found.append(guest)
+    return found
 
 
 def must_go(guests: Sequence[Guest], address: str, limits: Limits) -> list[Guest] | None:
@@ -121,9 +138,9 @@ class Reception:
             ready, _, _ = select.select([listener, *ends], [], [], TICK_SECONDS)
             if any(end in ready and not os.read(end, 4096) for end in ends):
                 break
+            self._sweep()
             if listener in ready:
                 self._admit()
-            self._sweep()
         self._listener.close()
         for guest in list(self.guests):
             self._dismiss(guest)
@@ -133,6 +150,7 @@ class Reception:
             sock, origin = self._listener.accept()
         except OSError as error:
             log.warning("cannot accept: %s", error)
+            time.sleep(TICK_SECONDS)  # without a free descriptor the next select returns at once
             return
         leaving = must_go(self.guests, origin[0], self._limits)
         if leaving is None:
@@ -148,6 +166,9 @@ class Reception:
     def _sweep(self) -> None:
         for guest in overdue(self.guests, self._limits, time.monotonic()):
             log.info("%s: out of time", guest.address)
+            self._dismiss(guest)
+        for guest in surplus(self.guests, self._limits):
+            log.warning("%s: too many connections of %s", guest.address, guest.peer)
             self._dismiss(guest)
         self.guests = [guest for guest in self.guests if guest.active]
 
@@ -204,8 +225,15 @@ def main(make: Callable[[Site], Server], argv: Sequence[str] | None = None) -> i
     return 0
 
 
+class _OneLine(logging.Formatter):
+    """Whatever strangers sent stays on its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record)[:MAX_LINE_CHARACTERS].encode("unicode_escape").decode("ascii")
+
+
 def _log_into(site: Site) -> None:
     file = logging.handlers.RotatingFileHandler(site.folder / "server.log", maxBytes=LOG_BYTES, backupCount=1)
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    file.setFormatter(_OneLine("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[file], level=logging.INFO)
     logging.getLogger("paramiko").setLevel(logging.ERROR)

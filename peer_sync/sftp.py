@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import paramiko
-from paramiko import sftp
-from paramiko.sftp import SFTPError, int64
 
 from peer_sync import identity
 from peer_sync.address import Patience, dial, parse_address
-from peer_sync.errors import NotFoundError, RejectedError, TransportError
+from peer_sync.errors import NotFoundError, PeerSyncError, RejectedError, TransportError, quoted
+from peer_sync.session import BoundedClient, FileRequests
+from peer_sync.ssh import SERVER_ID, BoundedTransport
 from peer_sync.storage import part_path
-from peer_sync.transport import MAX_NAMES, VISIBLE, check_name, too_large
+from peer_sync.transport import check_name, too_large
 from peer_sync.window import read_all, write_all
 
-SERVER_ID = "peer_sync_1"
-CIPHERS = ("aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
-DIGESTS = ("hmac-sha2-256", "hmac-sha2-512")
 HOST_KEY_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 LARGE_REQUEST_BYTES = 255 * 1024
 SMALL_REQUEST_BYTES = 32 * 1024
 WINDOW_BYTES = 8 << 20
-ATTRIBUTES: Any = paramiko.SFTPAttributes
-FOREIGN = (paramiko.SSHException, SFTPError, EOFError, OSError, struct.error, UnicodeDecodeError)
+MAX_KEY_CHARACTERS = 200
 
 
 class SftpTransport:
@@ -58,41 +52,43 @@ class SftpTransport:
         self.host_key = host_key
         self.private_key = private_key
         self.patience = patience or Patience()
-        self._transport: paramiko.Transport | None = None
-        self._client: paramiko.SFTPClient | None = None
+        self._transport: BoundedTransport | None = None
+        self._client: BoundedClient | None = None
+        self._guard = threading.Lock()
 
     def names(self) -> list[str]:
         """See `Transport`."""
         with self._talking("list the outbox", 0) as client:
-            return sorted(name for name in _listing(client, self.folder or ".") if VISIBLE.fullmatch(name))
+            return client.listing(self.folder or ".")
 
     def get(self, name: str, target: Path, max_bytes: int) -> int:
         """See `Transport`."""
         path = self._path(name)
         with self._talking(f"read {name}", max_bytes) as client, client.open(path, "rb") as remote:
-            size = remote.stat().st_size
+            size = client.open_size(remote)
             if size is None or size > max_bytes:
                 raise too_large(name, max_bytes)
-            with target.open("wb") as local:
-                read_all(_Requests(client, remote), size, self._request_bytes(), local.write)
-        return int(size)
+            with _writing(target) as write:
+                read_all(FileRequests(client, remote), size, self._request_bytes(), write)
+        return size
 
     def put(self, source: Path, name: str) -> None:
         """See `Transport`."""
         path = self._path(name)
+        part = self._path(part_path(Path()).name, checked=False)
         size = source.stat().st_size
-        with self._talking(f"write {name}", size) as client:
-            part = self._path(part_path(Path()).name, checked=False)
-            with source.open("rb") as local, client.open(part, "wx") as remote:
-                write_all(_Requests(client, remote), size, self._request_bytes(), local.read)
-            found = client.stat(part).st_size
+        with source.open("rb") as file, self._talking(f"write {name}", size) as client:
+            with client.open(part, "wx") as remote:
+                write_all(FileRequests(client, remote), size, self._request_bytes(), _our_disk()(file.read))
+            found = client.size_of(part)
             if found != size:
                 raise TransportError(f"cannot write {name}: expected {size} bytes there, found {found}")
             self._rename(client, part, path)
 
     def close(self) -> None:
         """See `Transport`."""
-        transport, self._transport, self._client = self._transport, None, None
+        with self._guard:
+            transport, self._transport, self._client = self._transport, None, None
         if transport is not None:
             transport.close()
 
@@ -101,7 +97,7 @@ class SftpTransport:
         return f"{self.folder}/{plain}" if self.folder else plain
 
     @staticmethod
-    def _rename(client: paramiko.SFTPClient, part: str, path: str) -> None:
+    def _rename(client: BoundedClient, part: str, path: str) -> None:
         try:
             client.posix_rename(part, path)
         except OSError:
@@ -111,12 +107,13 @@ class SftpTransport:
 
     def _request_bytes(self) -> int:
         """Only servers known to take large requests get them."""
-        version = self._transport.remote_version if self._transport else ""
+        transport = self._transport
+        version = transport.remote_version if transport else ""
         known = "OpenSSH" in version or SERVER_ID in version
         return LARGE_REQUEST_BYTES if known else SMALL_REQUEST_BYTES
 
     @contextmanager
-    def _talking(self, doing: str, size_bytes: int) -> Iterator[paramiko.SFTPClient]:
+    def _talking(self, doing: str, size_bytes: int) -> Iterator[BoundedClient]:
         """One call: connected, under a deadline, foreign errors translated; an error cuts."""
         seconds = self.patience.call_seconds(size_bytes)
         late = threading.Event()
@@ -125,11 +122,14 @@ class SftpTransport:
         watchdog.start()
         finished = False
         try:
-            if self._client is None:
-                self._client = self._connect()
-            yield self._client
+            yield self._client or self._connect(late)
             finished = True
-        except FOREIGN as error:
+        except PeerSyncError:
+            raise
+        except _LocalError as error:
+            raise error.cause from error.cause.__cause__
+        # The library raises here whatever its own thread met: errors of its cryptography too.
+        except Exception as error:
             raise self._translated(error, doing, seconds if late.is_set() else None) from error
         finally:
             watchdog.cancel()
@@ -142,22 +142,28 @@ class SftpTransport:
         if transport is not None:
             transport.close()
 
-    def _connect(self) -> paramiko.SFTPClient:
-        transport = paramiko.Transport(dial(self.address, self.patience), default_window_size=WINDOW_BYTES)
+    def _connect(self, late: threading.Event) -> BoundedClient:
+        """Connect and log in, unless the deadline passes or `close` is called meanwhile."""
+        sock = dial(self.address, self.patience)
+        transport = BoundedTransport(sock, default_window_size=WINDOW_BYTES)
         self._transport = transport
+        if late.is_set():
+            raise paramiko.SSHException("no connection in time")
         self._log_in(transport)
-        client = paramiko.SFTPClient.from_transport(transport, window_size=WINDOW_BYTES)
+        client: BoundedClient | None = BoundedClient.from_transport(transport, window_size=WINDOW_BYTES)
         if client is None:
             raise paramiko.SSHException("no SFTP session")
-        channel = client.get_channel()
-        if channel is not None:
-            channel.settimeout(self.patience.silence_seconds)
+        client.get_channel().settimeout(self.patience.silence_seconds)
+        with self._guard:
+            if late.is_set() or self._transport is not transport:
+                transport.close()
+                raise paramiko.SSHException("the connection was closed")
+            self._client = client
         return client
 
-    def _log_in(self, transport: paramiko.Transport) -> None:
+    def _log_in(self, transport: BoundedTransport) -> None:
         options = transport.get_security_options()
         kind = self.host_key.split()[0]
-        options.ciphers, options.digests = CIPHERS, DIGESTS
         wanted = HOST_KEY_ALGORITHMS.get(kind, (kind,))
         options.key_types = wanted + tuple(other for other in options.key_types if other not in wanted)
         seconds = self.patience.login_seconds
@@ -168,7 +174,7 @@ class SftpTransport:
         if not identity.same_key(found, self.host_key):
             raise RejectedError(
                 "host-key",
-                f"host key of {self.address}: expected {self.host_key}, found {found}",
+                f"host key of {self.address}: expected {self.host_key}, found {found[:MAX_KEY_CHARACTERS]}",
                 hint="ask the peer by another way whether its server changed; nothing was sent to it",
             )
         identity.load_private_key(self.private_key)
@@ -189,62 +195,40 @@ class SftpTransport:
                 f"cannot {doing} at {place}: expected a login as {self.user!r}, found it refused",
                 hint="the peer's server does not know this site's key",
             )
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        known = isinstance(error, OSError) and error.errno
+        reason = os.strerror(known) if known else quoted(str(error) or type(error).__name__)
         return TransportError(
-            f"cannot {doing} at {place}: expected an answer, found {reason or type(error).__name__}",
+            f"cannot {doing} at {place}: expected an answer, found {reason}",
             hint="is the peer's server running, and does the network let us through?",
         )
 
 
-class _Requests:
-    """Overlapping requests for one open file.
+class _LocalError(Exception):
+    """Our own disk failed in the middle of a call: not the peer's fault."""
 
-    The library's own transfers are slow, use threads that outlive an error, and call a
-    shortened file a success; so this uses four of its private names, guarded by a test.
-    """
-
-    def __init__(self, client: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
-        self._client: Any = client
-        self._handle = file.handle
-        self._ready: dict[int, tuple[int, paramiko.Message]] = {}
-
-    def ask_read(self, offset: int, length: int) -> int:
-        return int(self._client._async_request(self, sftp.CMD_READ, self._handle, int64(offset), length))
-
-    def ask_write(self, offset: int, data: bytes) -> int:
-        return int(self._client._async_request(self, sftp.CMD_WRITE, self._handle, int64(offset), data))
-
-    def answer(self, number: int) -> bytes:
-        while number not in self._ready:
-            self._client._read_response()
-        kind, message = self._ready.pop(number)
-        if kind == sftp.CMD_STATUS:
-            self._client._convert_status(message)
-            return b""
-        return bytes(message.get_binary())
-
-    def _async_response(self, kind: int, message: paramiko.Message, number: int) -> None:
-        self._ready[number] = (kind, message)
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
-def _listing(client: paramiko.SFTPClient, folder: str) -> list[str]:
-    """File names as the server sends them, at most `MAX_NAMES`."""
-    request: Any = getattr(client, "_request")  # noqa: B009
-    kind, message = request(sftp.CMD_OPENDIR, folder)
-    if kind != sftp.CMD_HANDLE:
-        raise SFTPError("expected a handle")
-    handle = message.get_binary()
-    found: list[str] = []
-    while len(found) <= MAX_NAMES:
-        try:
-            kind, message = request(sftp.CMD_READDIR, handle)
-        except EOFError:
-            request(sftp.CMD_CLOSE, handle)
-            return found
-        if kind != sftp.CMD_NAME:
-            raise SFTPError("expected names")
-        for _ in range(min(message.get_int(), MAX_NAMES)):
-            found.append(message.get_text())
-            message.get_text()
-            ATTRIBUTES._from_msg(message)
-    raise TransportError(f"cannot list the outbox: expected at most {MAX_NAMES} files, found more")
+@contextmanager
+def _our_disk() -> Iterator[None]:
+    """Work on our own disk; `SftpTransport` lets its errors through as they are."""
+    try:
+        yield
+    except OSError as error:
+        raise _LocalError(error) from error
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[Callable[[bytes], int]]:
+    """Yield what writes into ``target``, down to the last byte."""
+    with _our_disk():
+        file = target.open("wb")
+    try:
+        yield _our_disk()(file.write)
+        with _our_disk():
+            file.flush()
+    finally:
+        with suppress(OSError):
+            file.close()

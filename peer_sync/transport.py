@@ -17,14 +17,15 @@ from peer_sync.storage import copy_limited, part_path, sync_folder
 T = TypeVar("T")
 VISIBLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_NAMES = 1000
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Transport(Protocol):
     """A folder that this site and one peer can both see.
 
     A method returns only when its work is done, and raises `TransportError`
-    otherwise. A file is seen by the peer whole or not at all. Only `close` may
-    be called by another thread.
+    otherwise; an OSError is our own disk's. A file is seen by the peer whole or
+    not at all. Only `close` may be called by another thread.
     """
 
     def names(self) -> list[str]:
@@ -82,6 +83,8 @@ class FolderTransport:
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise self._translated(error, f"read {name}") from error
         if copied > max_bytes:
             raise too_large(name, max_bytes)

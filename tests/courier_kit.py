@@ -20,6 +20,7 @@ from peer_sync.transport import FolderTransport
 
 PLANS = "a" * 64
 SCHEMA = "b" * 64
+SIZES = {"float16": 700, "float32": 1400}
 FACTS = Facts(
     round=1,
     epoch=50,
@@ -89,7 +90,7 @@ def offer(mailbox: Mailbox, content: bytes = b"weights" * 100, **facts: object):
 
 def collect(mailbox: Mailbox, peer: Mailbox, round: int = 1):
     """Collect from a peer's outbox on this machine."""
-    return mailbox.collect(peer.site.name, FolderTransport(peer.outbox), PLANS, SCHEMA, round)
+    return mailbox.collect(peer.site.name, FolderTransport(peer.outbox), PLANS, SCHEMA, SIZES, round)
 
 
 def republish(mailbox: Mailbox, manifest, signer: Path | None = None, sequence: int | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from courier_kit import FACTS, PLANS, SCHEMA, offer, republish, write_payload
+from courier_kit import FACTS, PLANS, SCHEMA, SIZES, offer, republish, write_payload
 
 import peer_sync
 from peer_sync import agent
-from peer_sync.agent import WITHOUT_PEER, Courier, connect
+from peer_sync.agent import Courier, connect
 from peer_sync.errors import ConfigError, TransportError
 from peer_sync.mailbox import Mailbox
+from peer_sync.orders import MAX_TOLD, WITHOUT_PEER, Failures
 from peer_sync.sftp import SftpTransport
 from peer_sync.transport import FolderTransport
 
@@ -33,7 +35,7 @@ def hurry(monkeypatch):
 @pytest.fixture
 def courier(north):
     """North's courier, started."""
-    made = Courier(north, PLANS, SCHEMA)
+    made = Courier(north, PLANS, SCHEMA, SIZES)
     made.start()
     yield made
     made.stop()
@@ -84,7 +86,7 @@ def test_an_exchange_offers_and_collects(courier, south):
     assert delivery.manifest == made
     assert courier.delivery() is None
     assert courier.messages() == []
-    assert len(lines(courier.mailbox, "offer")) == 1
+    assert len(wait_for(lambda: lines(courier.mailbox, "offer"))) == 1
 
 
 def test_a_peer_that_is_not_ready_is_waited_for(courier, south):
@@ -111,7 +113,7 @@ def test_a_failure_is_told_once_and_tried_again(north, south):
             return super().names()
 
     offer(south)
-    courier = Courier(north, PLANS, SCHEMA, lambda site, peer: Broken(south.outbox))
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: Broken(south.outbox))
     courier.start()
     exchange(courier, round=2)
 
@@ -165,7 +167,7 @@ def test_training_never_waits(north):
         def close(self) -> None:
             release.set()
 
-    courier = Courier(north, PLANS, SCHEMA, lambda site, peer: Hanging(Path()))
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: Hanging(Path()))
     courier.start()
     started = time.monotonic()
 
@@ -196,7 +198,7 @@ def test_stop_cuts_what_starts_late(north):
         time.sleep(0.5)
         return Hanging(Path())
 
-    courier = Courier(north, PLANS, SCHEMA, slowly)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, slowly)
     courier.start()
     exchange(courier)
     time.sleep(0.2)
@@ -205,7 +207,7 @@ def test_stop_cuts_what_starts_late(north):
     courier.stop()
 
     assert time.monotonic() - started < 5
-    assert not courier._thread.is_alive()
+    assert not courier._collector.is_alive
 
 
 def test_a_delivery_nobody_fetched_gives_way(courier, south):
@@ -236,7 +238,7 @@ def test_an_offer_that_fails_does_not_stop_the_collecting(courier, south):
 
 def test_a_courier_that_was_not_started_says_so(north):
     """Training goes on, and the log tells why there is no peer."""
-    courier = Courier(north, PLANS, SCHEMA)
+    courier = Courier(north, PLANS, SCHEMA, SIZES)
 
     exchange(courier)
 
@@ -249,7 +251,7 @@ def test_a_busy_port_stops_the_start(served_sites):
     import socket
 
     mailbox = Mailbox(served_sites["north"])
-    courier = Courier(mailbox, PLANS, SCHEMA)
+    courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
 
     with (
         socket.create_server(served_sites["north"].listen),
@@ -257,6 +259,178 @@ def test_a_busy_port_stops_the_start(served_sites):
     ):
         courier.start()
     mailbox.close()
+
+
+def test_a_bug_in_collecting_costs_one_exchange(monkeypatch, caplog, courier, south):
+    """It is told, noted and logged with its traceback; the next exchange works."""
+    offer(south)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mailbox, "collect", broken)
+        exchange(courier, round=1)
+        (message,) = wait_for(courier.messages)
+
+    assert message.startswith("peer 'south', round 1, collect: unexpected error, RuntimeError: 'a bug")
+    assert message.endswith(WITHOUT_PEER)
+    assert message.isprintable()
+    (line,) = wait_for(lambda: lines(courier.mailbox))
+    assert (line["round"], line["verdict"], line["peer"]) == (1, "failed", "south")
+    assert "Traceback" in caplog.text
+    exchange(courier, round=2)
+    assert wait_for(courier.delivery).round == 2
+
+
+def test_a_bug_in_offering_costs_one_offer(monkeypatch, caplog, courier, south):
+    """The weights do not stay behind, the peer's come, and the next offer is made."""
+    offer(south)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mailbox, "offer", broken)
+        exchange(courier, round=1)
+        (message,) = wait_for(courier.messages)
+
+    assert message.startswith("peer 'south', round 1, offer: unexpected error, RuntimeError: 'a bug")
+    (line,) = wait_for(lambda: lines(courier.mailbox, "offer"))
+    assert (line["verdict"], line["peer"]) == ("failed", None)
+    assert "Traceback" in caplog.text
+    assert not (courier.mailbox.site.folder / "payload.tmp").exists()
+    assert wait_for(courier.delivery)
+    exchange(courier, round=2)
+    wait_for(lambda: [line for line in lines(courier.mailbox, "offer") if line["verdict"] == "offered"])
+
+
+def test_a_bug_is_told_even_when_the_ledger_cannot_be_written(monkeypatch, caplog, courier, south):
+    """A last line of defence has nothing behind it."""
+    monkeypatch.setattr(Mailbox, "collect", broken)
+    monkeypatch.setattr(courier.mailbox.ledger, "write", broken)
+
+    exchange(courier, round=1)
+    wait_for(lambda: len(courier._messages) > 1)
+    courier.messages()
+    exchange(courier, round=2)
+
+    wait_for(lambda: [message for message in courier.messages() if "round 2, collect" in message])
+
+
+def broken(*_: object, **__: object) -> None:
+    """Something nobody thought of."""
+    raise RuntimeError("a bug\nin many lines")
+
+
+def test_a_failed_attempt_hangs_up_before_the_pause(north, south):
+    """A hostile server has nothing to send to while we wait."""
+    closed = []
+
+    class Broken(FolderTransport):
+        def names(self) -> list[str]:
+            raise TransportError("cannot list: expected an answer, found none")
+
+        def close(self) -> None:
+            closed.append(courier._collector.has_waiting())
+
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: Broken(south.outbox))
+    courier.start()
+    exchange(courier)
+
+    wait_for(lambda: len(closed) > 2)
+    courier.stop()
+
+
+class Slow(FolderTransport):
+    """Hangs until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.closed = threading.Event()
+
+    def names(self) -> list[str]:
+        self.closed.wait(20)
+        raise TransportError("cannot list: expected an answer, found the end")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_an_offer_does_not_wait_behind_a_slow_transfer(north, south):
+    """The second round's weights are out while the first still collects."""
+    slow = Slow(south.outbox)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: slow)
+    courier.start()
+    exchange(courier, round=1)
+    wait_for(lambda: len(lines(north, "offer")) == 1)
+
+    exchange(courier, round=2)
+
+    wait_for(lambda: len(lines(north, "offer")) == 2)
+    assert not slow.closed.is_set()
+    courier.stop()
+
+
+def test_an_old_transfer_is_cut_for_a_newer_order(monkeypatch, north, south):
+    """After five minutes; here after a third of a second. Without a newer order it goes on."""
+    monkeypatch.setattr(agent, "STALE_SECONDS", 0.3)
+    offer(south)
+    slow = Slow(south.outbox)
+    ways = iter([slow, FolderTransport(south.outbox)])
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: next(ways))
+    courier.start()
+    exchange(courier, round=1)
+    time.sleep(0.8)
+    assert not slow.closed.is_set()
+
+    exchange(courier, round=2)
+
+    assert wait_for(courier.delivery).round == 2
+    assert [line["round"] for line in lines(north)] == [1]
+    assert "it is tried again" not in " ".join(courier.messages())
+    courier.stop()
+
+
+def test_a_server_that_died_is_started_again(served_sites):
+    """Before the next offer, with a word in the training log."""
+    mailbox = Mailbox(served_sites["north"])
+    courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
+    courier.start()
+    os.kill(courier._server.pid, signal.SIGKILL)
+    wait_for(lambda: not courier._server.running)
+
+    exchange(courier)
+
+    wait_for(lambda: lines(mailbox, "offer"))
+    assert courier._server.running
+    assert any("had ended; it is started again" in message for message in courier.messages())
+    courier.stop()
+    assert not courier._server.running
+    mailbox.close()
+
+
+def test_a_server_that_cannot_come_back_is_said(monkeypatch, served_sites):
+    """The offer is written all the same."""
+    mailbox = Mailbox(served_sites["north"])
+    courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
+    courier.start()
+    courier._server.stop()
+    monkeypatch.setattr(agent, "ServerProcess", refuse)
+
+    exchange(courier)
+
+    wait_for(lambda: lines(mailbox, "offer"))
+    assert any("no peer can read our offers: port busy" in message for message in courier.messages())
+    courier.stop()
+    mailbox.close()
+
+
+def refuse(site: object) -> None:
+    """A server that does not start."""
+    raise ConfigError("port busy")
+
+
+def test_few_failures_of_a_round_are_told():
+    """However many different ones a hostile server invents."""
+    failures = Failures()
+
+    told = [failures.is_news(TransportError(f"failure {number}")) for number in range(50)]
+
+    assert sum(told) == MAX_TOLD
+    assert failures.count == 50
 
 
 SITE = """
@@ -269,7 +443,7 @@ from peer_sync.site import load_site
 
 site, peer = load_site(sys.argv[1]), sys.argv[2]
 mailbox = Mailbox(site)
-courier = Courier(mailbox, PLANS, SCHEMA)
+courier = Courier(mailbox, PLANS, SCHEMA, {"float16": 5000})
 courier.start()
 courier.exchange(write_payload(site.folder, site.name.encode() * 1000), FACTS, peer)
 delivery = None

@@ -144,3 +144,40 @@ def test_another_namespace_is_refused(tmp_path):
 
     with pytest.raises(RejectedError, match="namespace"):
         identity.verify(line, b"facts", done.stdout)
+
+
+KEY_STRING = identity._string(identity.KEY_TYPE)
+GOOD_INNER = KEY_STRING + identity._string(b"x" * 64)
+
+
+@pytest.mark.parametrize(
+    ("signer", "inner"),
+    [
+        (b"", GOOD_INNER),
+        (b" ", GOOD_INNER),
+        (KEY_STRING, GOOD_INNER),
+        (KEY_STRING + identity._string(b"x" * 33), GOOD_INNER),
+        (b"x" * 51, GOOD_INNER),
+        (b"", b""),
+        (KEY_STRING + identity._string(b"x" * 32), KEY_STRING + identity._string(b"")),
+    ],
+)
+def test_a_strange_signer_is_a_refusal_not_a_crash(signed, signer, inner):
+    """Well-armored, with fields of any length."""
+    fields = (signer, identity.NAMESPACE, b"", b"sha512", inner)
+    blob = identity.MAGIC + b"\0\0\0\1" + b"".join(map(identity._string, fields))
+
+    with pytest.raises(RejectedError) as caught:
+        identity.verify(signed[0], b"facts", identity._armor(blob))
+    assert caught.value.rule == "signature"
+
+
+def test_a_signature_of_another_length_is_refused(signed):
+    """By the right key, with half the bytes."""
+    blob = identity._strings(identity._string(identity.base64.b64decode(signed[0].split()[1])), 1)[0]
+    inner = KEY_STRING + identity._string(b"x" * 32)
+    fields = (blob, identity.NAMESPACE, b"", b"sha512", inner)
+    data = identity.MAGIC + b"\0\0\0\1" + b"".join(map(identity._string, fields))
+
+    with pytest.raises(RejectedError, match="does not fit"):
+        identity.verify(signed[0], b"facts", identity._armor(data))

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from courier_kit import FACTS, PLANS, SCHEMA, build_sites, collect, offer, republish, write_payload
+from courier_kit import FACTS, PLANS, SCHEMA, SIZES, build_sites, collect, offer, republish, write_payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import peer_sync
-from peer_sync import collecting
+from peer_sync import collecting, outbox
 from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import parse, write_time
@@ -406,7 +406,7 @@ def test_a_site_does_not_collect_from_itself(north):
     with pytest.raises(ConfigError, match="itself"):
         collect(north, north)
     with pytest.raises(ConfigError, match="no site is called"):
-        north.collect("../east", FolderTransport(north.outbox), PLANS, SCHEMA, 1)
+        north.collect("../east", FolderTransport(north.outbox), PLANS, SCHEMA, SIZES, 1)
 
 
 def test_quarantine_is_bounded(north, south):
@@ -500,6 +500,109 @@ def test_an_unknown_fact_is_a_bug(north):
     """The ledger has fixed columns."""
     with pytest.raises(TypeError, match="colour"):
         north.ledger.write(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"payload_bytes": 699}, "expected 700 bytes of float16, found 699"),
+        ({"payload_bytes": 1_900_000_000}, "expected 700 bytes of float16, found 1900000000"),
+        ({"dtype": "float32"}, "expected 1400 bytes of float32, found 700"),
+    ],
+)
+def test_another_size_than_our_networks_is_refused_before_the_download(north, south, change, found):
+    """Well signed and within the federation's maximum; nothing of the weights is fetched."""
+    republish(south, replace(offer(south), **change))
+
+    error = refused(north, south)
+
+    assert error.rule == "size"
+    assert found in str(error)
+    assert [path.name for path in quarantined(north)[0].glob("weights*")] == []
+
+
+BREAKS = {
+    "sequence": (outbox, "write_state"),
+    "hash": (outbox, "sha256_of"),
+    "key": (outbox.identity, "load_private_key"),
+    "signature": (outbox, "write_durably"),
+}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ConfigError("bad key"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("place", BREAKS)
+def test_an_offer_that_fails_leaves_nothing(monkeypatch, south, place, error):
+    """Wherever and however: not a byte more in the outbox, and the next offer works."""
+    offer(south)
+
+    def broken(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*BREAKS[place], broken)
+        with pytest.raises((TransportError, ConfigError, KeyboardInterrupt)):
+            offer(south)
+
+    assert len(list(south.outbox.iterdir())) == 3
+    offer(south)
+    assert len(list(south.outbox.glob("*.json"))) == 2
+
+
+def test_an_offer_that_fails_at_the_manifest_leaves_nothing(monkeypatch, south):
+    """Even when the manifest was there already."""
+
+    def late(path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+        if path.suffix == ".json":
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(outbox, "write_durably", late)
+
+    with pytest.raises(TransportError, match="Input/output error"):
+        offer(south)
+    assert list(south.outbox.iterdir()) == []
+
+
+def test_leftovers_do_not_push_whole_offers_out(south):
+    """Three whole offers stay; parts of others count for nothing and go."""
+    for _ in range(2):
+        offer(south)
+    for sequence in (3, 4, 5):
+        (south.outbox / signature_name(sequence)).write_bytes(b"left")
+    (south.outbox / manifest_name(6)).write_bytes(b"left")
+
+    offer(south)
+
+    assert sorted(path.name for path in south.outbox.glob("*.json")) == [manifest_name(n) for n in (1, 2, 7)]
+    assert len(list(south.outbox.iterdir())) == 9
+
+
+def test_an_old_offer_that_cannot_be_removed_stops_nothing(monkeypatch, south):
+    """The new one is out, and said to be out."""
+
+    def broken(path: Path) -> None:
+        raise OSError(13, "Permission denied")
+
+    for _ in range(3):
+        offer(south)
+    monkeypatch.setattr(outbox, "remove", broken)
+
+    assert offer(south).sequence == 4
+    assert ledger(south)[-1]["sequence"] == 4
+
+
+def test_our_full_disk_is_said_to_be_ours(north, south):
+    """Not: the peer did not answer."""
+    offer(south)
+
+    class Full(FolderTransport):
+        def get(self, name: str, target: Path, max_bytes: int) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(TransportError, match=r"cannot write into .*north: No space left on device"):
+        north.collect("south", Full(south.outbox), PLANS, SCHEMA, SIZES, 1)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

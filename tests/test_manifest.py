@@ -164,3 +164,12 @@ def test_the_newest_whole_offer_has_all_three_files():
 
     assert newest_whole(files) == 7
     assert newest_whole([]) == 0
+
+
+def test_a_refusal_quotes_little_of_a_stranger():
+    """Sixty thousand letters in the payload's name are not sixty thousand in our log."""
+    with pytest.raises(RejectedError) as caught:
+        parse(spelled(payload="\x1b[2J" + "A" * 60_000))
+
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -15,14 +16,15 @@ from pathlib import Path
 import paramiko
 import pytest
 from courier_kit import running_server
-from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_READ, int64
+from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_READ, CMD_WRITE, int64
 
 from peer_sync import server as server_module
+from peer_sync.answering import MAX_HANDLES
 from peer_sync.errors import ConfigError
 from peer_sync.identity import generate_key
 from peer_sync.names import manifest_name
-from peer_sync.reception import Limits, must_go, overdue
-from peer_sync.server import MAX_HANDLES, Server
+from peer_sync.reception import Limits, Reception, _OneLine, must_go, overdue, surplus
+from peer_sync.server import Server
 from peer_sync.serving import ServerProcess
 
 NAME = manifest_name(1)
@@ -147,7 +149,7 @@ def test_a_write_to_an_open_file_is_denied(attacker, south):
     file = attacker.open(NAME)
 
     with pytest.raises(OSError):
-        attacker._request(server_module.sftp.CMD_WRITE, file.handle, int64(0), b"evil")
+        attacker._request(CMD_WRITE, file.handle, int64(0), b"evil")
     assert (south.folder / "outbox" / NAME).read_bytes() == b"x" * 100_000
 
 
@@ -317,8 +319,11 @@ def test_idle_strangers_do_not_keep_a_peer_out(strict, served_sites):
 class Guest:
     """A connection for the bookkeeping tests."""
 
-    def __init__(self, address: str, started: float, known: bool, last_seen: float = 0) -> None:
+    def __init__(
+        self, address: str, started: float, known: bool, last_seen: float = 0, peer: str = ""
+    ) -> None:
         self.address, self.started, self.known, self.last_seen = address, started, known, last_seen
+        self.peer = peer
 
 
 def test_the_oldest_stranger_makes_room():
@@ -339,6 +344,60 @@ def test_overdue_by_hand():
 
     assert overdue([slow, idle, busy], limits, 31) == [slow]
     assert overdue([slow, idle, busy], limits, 301) == [slow, idle]
+
+
+def test_surplus_by_hand():
+    """Of three connections of north the oldest; strangers and other peers do not count."""
+    first, second, third = (Guest("a", started, True, peer="north") for started in (1, 2, 3))
+    other, stranger = Guest("a", 0, True, peer="east"), Guest("a", 0, False)
+
+    assert surplus([second, first, other, third, stranger], Limits(per_peer=2)) == [first]
+
+
+def test_no_free_descriptor_does_not_make_the_server_spin(monkeypatch):
+    """A rest after each connection that could not be accepted."""
+    reception = Reception(("127.0.0.1", 0), lambda sock, address: None, Limits())
+    rests: list[float] = []
+
+    class Full:
+        def accept(self) -> None:
+            raise OSError(24, "Too many open files")
+
+    listener, reception._listener = reception._listener, Full()
+    monkeypatch.setattr("peer_sync.reception.time.sleep", rests.append)
+
+    reception._admit()
+
+    listener.close()
+    assert rests == [0.5]
+
+
+def test_a_server_without_threads_left_lives_on(monkeypatch, south, served_sites):
+    """One guest is lost, the next is let in."""
+
+    def no_thread(self, **_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module.BoundedTransport, "start_server", no_thread)
+        with socket.create_connection(south.listen, timeout=5) as sock:
+            assert is_closed(sock, 4)
+
+    with raw_client(south, served_sites["north"].private_key) as transport:
+        assert transport.is_authenticated()
+
+
+def test_a_line_of_the_log_stays_a_line():
+    """Whatever a stranger's greeting was."""
+    record = logging.makeLogRecord(
+        {"msg": "Indecipherable: %s", "args": ("\n2026 key of north\x1b[2J" * 90,)}
+    )
+
+    line = _OneLine("%(message)s").format(record)
+
+    assert line.isprintable()
+    assert line.isascii()
+    assert len(line) < 1000
 
 
 def test_openssh_can_read_the_outbox(south, served_sites, tmp_path):

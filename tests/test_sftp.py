@@ -6,14 +6,18 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import hostile_kit
 import paramiko
 import pytest
 from courier_kit import free_port
+from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer_sync.address import Address, Patience, parse_address
+from peer_sync.address import Address, Patience, dial, parse_address
 from peer_sync.errors import ConfigError, RejectedError, TransportError
 from peer_sync.identity import generate_key
 from peer_sync.names import payload_name
@@ -170,11 +174,19 @@ def test_the_strong_ciphers_are_agreed_on(transport):
     assert transport._transport.remote_cipher == "aes256-gcm@openssh.com"
 
 
-def test_the_private_names_we_use_are_there():
+PRIVATE_NAMES = {
+    paramiko.SFTPClient: ("_async_request", "_read_response", "_convert_status", "_request", "_read_all"),
+    paramiko.SFTPServer: ("_process", "_read_all", "_send_handle_response", "_send_status"),
+    paramiko.Transport: ("_parse_ext_info", "_auth_trigger"),
+    paramiko.packet.Packetizer: ("read_all", "_read_timeout"),
+}
+
+
+@pytest.mark.parametrize("kind", PRIVATE_NAMES)
+def test_the_private_names_we_use_are_there(kind):
     """paramiko may change them without notice: then this says so, not a transfer."""
-    for name in ("_async_request", "_read_response", "_convert_status", "_request"):
-        assert callable(getattr(paramiko.SFTPClient, name))
-    assert callable(paramiko.SFTPAttributes._from_msg)
+    for name in PRIVATE_NAMES[kind]:
+        assert callable(getattr(kind, name))
 
 
 class Memory:
@@ -225,3 +237,98 @@ def test_a_window_writes_everything(size, request):
 
     assert bytes(memory.content) == content
     assert memory.most_open <= 32
+
+
+@contextmanager
+def way_to(served_sites, port: int, patience: Patience = HASTE) -> Iterator[SftpTransport]:
+    """North's way to whatever pretends to be south at ``port``."""
+    south, key = served_sites["south"].member, served_sites["north"].private_key
+    transport = SftpTransport(f"sftp://127.0.0.1:{port}", south.host_key, key, "north", patience)
+    yield transport
+    transport.close()
+
+
+def refusal(served_sites, reply) -> tuple[str, float]:
+    """What the client says about a server that answers with ``reply``, and after how many seconds."""
+    started = time.monotonic()
+    with (
+        hostile_kit.hostile_server(str(served_sites["south"].host_key), reply) as port,
+        way_to(served_sites, port, Patience(deadline_seconds=20)) as transport,
+        pytest.raises(TransportError) as caught,
+    ):
+        transport.names()
+    return str(caught.value), time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (hostile_kit.names_with_attributes, "at most 16 extended attributes, found 4294967295"),
+        (hostile_kit.no_names, "expected names"),
+        (hostile_kit.huge_answer, "bytes in an answer"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_answer_out_of_bounds_ends_the_call(served_sites, reply, found):
+    """At once, not at the deadline."""
+    message, seconds = refusal(served_sites, reply)
+
+    assert found in message
+    assert seconds < 10
+
+
+def test_a_servers_text_cannot_forge_our_log(served_sites):
+    """No line feed, no escape, and only its beginning."""
+    message, _ = refusal(served_sites, hostile_kit.forged_text)
+
+    assert message.isprintable()
+    assert len(message) < 500
+    assert r"no\n2026-11-21" in message
+
+
+@pytest.mark.parametrize("error", [ValueError("bad point"), InvalidTag(), KeyError(250), AssertionError()])
+def test_whatever_the_library_raises_is_a_failure_of_the_way(monkeypatch, transport, error):
+    """Its thread meets errors of every kind in a stranger's bytes; the cause is kept."""
+
+    def broken(self, *_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(paramiko.Transport, "_parse_newkeys", broken)
+
+    with pytest.raises(TransportError, match="cannot list the outbox") as caught:
+        transport.names()
+    assert caught.value.__cause__ is error
+
+
+def test_a_deadline_during_the_connecting_counts(monkeypatch, served_sites, server):
+    """The watchdog finds nothing to close yet; the call ends all the same."""
+
+    def slowly(*arguments: object) -> socket.socket:
+        time.sleep(0.5)
+        return dial(*arguments)
+
+    monkeypatch.setattr("peer_sync.sftp.dial", slowly)
+    patience = Patience(deadline_seconds=0.1)
+
+    with (
+        way_to(served_sites, served_sites["south"].listen[1], patience) as transport,
+        pytest.raises(TransportError, match="expected an end within"),
+    ):
+        transport.names()
+
+
+def test_close_during_the_login_leaves_no_dead_session(monkeypatch, transport):
+    """The next call connects afresh."""
+    log_in = SftpTransport._log_in
+
+    def closed_meanwhile(self: SftpTransport, connection) -> None:
+        log_in(self, connection)
+        monkeypatch.undo()
+        self._transport = None
+
+    monkeypatch.setattr(SftpTransport, "_log_in", closed_meanwhile)
+
+    with pytest.raises(TransportError):
+        transport.names()
+    assert transport._client is None
+    assert transport.names() == []

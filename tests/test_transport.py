@@ -130,6 +130,14 @@ def test_a_file_over_the_limit_is_refused(place, tmp_path):
     assert not (tmp_path / "target").exists() or (tmp_path / "target").stat().st_size <= 101
 
 
+def test_our_full_disk_is_not_the_peers_fault(place):
+    """The error comes through as it is, also when it comes with the last bytes."""
+    (place.outbox / NAME).write_bytes(b"x" * 100)
+
+    with pytest.raises(OSError, match="No space left"):
+        place.transport.get(NAME, Path("/dev/full"), 100)
+
+
 def test_it_works_on_after_a_failure(place, tmp_path):
     """An error does not spoil the next call."""
     (place.outbox / NAME).write_bytes(b"x")

@@ -1,0 +1,85 @@
+"""A thread that always does the newest order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker(Generic[T]):
+    """Does one order after the other; one that still waits is replaced by a newer one.
+
+    Args:
+        name: of the thread.
+        work: does an order; it must not raise.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None]) -> None:
+        self._work = work
+        self._changed = threading.Condition()
+        self._waiting: T | None = None
+        self._stopping = False
+        self._started = 0.0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def order(self, order: T) -> T | None:
+        """Do ``order`` as soon as possible; returns the one that it replaces."""
+        with self._changed:
+            replaced, self._waiting = self._waiting, order
+            self._changed.notify_all()
+        return replaced
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    def is_late(self, seconds: float) -> bool:
+        """Whether an order waits behind one that has been worked on for longer than ``seconds``."""
+        with self._changed:
+            return self._waiting is not None and time.monotonic() - self._started > seconds
+
+    def has_waiting(self) -> bool:
+        """Whether an order waits."""
+        with self._changed:
+            return self._waiting is not None
+
+    def pause(self, seconds: float) -> bool:
+        """Wait; true as soon as a newer order is there or the worker stops."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stopping or self._waiting is not None, seconds)
+
+    def stop(self) -> None:
+        """Take no more orders; the thread ends with the work at hand."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, at most so long."""
+        if self.is_alive:
+            self._thread.join(max(0.0, seconds))
+
+    def _run(self) -> None:
+        while (order := self._next()) is not None:
+            self._work(order)
+
+    def _next(self) -> T | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._waiting is not None)
+            order, self._waiting = self._waiting, None
+            self._started = time.monotonic()
+            return None if self._stopping else order
