@@ -91,7 +91,7 @@ class Display:
         self.forecast = Forecast(self.steps)
         self._bars = Progress(
             TextColumn("{task.description:<24}"),
-            BarColumn(),
+            BarColumn(complete_style="cyan", finished_style="green"),
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
