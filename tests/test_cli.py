@@ -109,6 +109,7 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one(tmp_path, capsys):
 def test_plans_digest_is_the_one_the_trainer_checks(phantom_data, capsys):
     """What goes into federation.toml."""
     (folder,) = (phantom_data() / "nnUNet_preprocessed").glob("Dataset*")
+    capsys.readouterr()
 
     assert main(["plans", "digest", str(folder), CONFIGURATION]) == 0
     assert capsys.readouterr().out.strip() == plans_digest(*plans_of(phantom_data()), CONFIGURATION)
