@@ -10,6 +10,7 @@ from nnunet_gml import __version__, demo, simulate
 from nnunet_gml.installed import trainers_folder
 from peer_sync.errors import ConfigError, PeerSyncError
 
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 EXIT_CONFIG = 2
 """Something is wrong at the start; trying again changes nothing."""
 
@@ -36,37 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    trainers = commands.add_parser(
-        "trainers", help="print the folder for nnU-Net's variable nnUNet_extTrainer"
-    )
-    trainers.set_defaults(run=_trainers)
-
-    keygen = commands.add_parser("keygen", help="make this site's key and host key")
-    keygen.add_argument("path", type=Path, help="private key to write; its host key gets the ending _host")
-    keygen.add_argument("--site", default="", help="name of the site, a comment in the public key")
-    keygen.set_defaults(run=_keygen)
-
-    federation = commands.add_parser("federation", help="what all sites share").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    check = federation.add_parser(
-        "check", help="check federation.toml and site.toml files, alone and together"
-    )
-    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="federation.toml or site.toml")
-    check.set_defaults(run=_federation_check)
-
-    plans = commands.add_parser("plans", help="the plans all sites share").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    digest = plans.add_parser("digest", help="print the plans digest that federation.toml needs")
-    digest.add_argument("preprocessed", type=Path, help="folder nnUNet_preprocessed/DATASET")
-    digest.add_argument("configuration", help="such as 3d_fullres")
-    digest.add_argument(
-        "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
-    )
-    digest.set_defaults(run=_plans_digest)
-
+    _add_site_commands(commands)
+    _add_shared_commands(commands)
     for name, module, text in (
         ("simulate", simulate, "run several sites on this machine through the stock command"),
         ("demo", demo, "three sites with built-in images: the whole way in a quarter of an hour"),
@@ -75,6 +47,38 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+def _add_site_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
+    """What one site does for itself."""
+    trainers = commands.add_parser(
+        "trainers", help="print the folder for nnU-Net's variable nnUNet_extTrainer"
+    )
+    trainers.set_defaults(run=_trainers)
+    keygen = commands.add_parser("keygen", help="make this site's key and host key")
+    keygen.add_argument("path", type=Path, help="private key to write; its host key gets the ending _host")
+    keygen.add_argument("--site", default="", help="name of the site, a comment in the public key")
+    keygen.set_defaults(run=_keygen)
+
+
+def _add_shared_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
+    """What all sites must agree on."""
+    federation = commands.add_parser("federation", help="what all sites share")
+    check = federation.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "check", help="check federation.toml and site.toml files, alone and together"
+    )
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="federation.toml or site.toml")
+    check.set_defaults(run=_federation_check)
+    plans = commands.add_parser("plans", help="the plans all sites share")
+    digest = plans.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "digest", help="print the plans digest that federation.toml needs"
+    )
+    digest.add_argument("preprocessed", type=Path, help="folder nnUNet_preprocessed/DATASET")
+    digest.add_argument("configuration", help="such as 3d_fullres")
+    digest.add_argument(
+        "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
+    )
+    digest.set_defaults(run=_plans_digest)
 
 
 def _trainers(_: argparse.Namespace) -> int:
