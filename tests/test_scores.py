@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunet_gml.simulation.scores import Score, Table, bytes_collected, evaluate, mean_dice, write_scores
+from nnunet_gml.simulation.scores import (
+    STOCK,
+    Score,
+    Table,
+    bytes_collected,
+    evaluate,
+    mean_dice,
+    write_scores,
+)
 from nnunet_gml.simulation.workspace import SiteSpace
 
 SCORES = (
@@ -70,6 +78,21 @@ def test_bytes_collected_by_hand(tmp_path):
 
     assert bytes_collected(tmp_path) == 120
     assert bytes_collected(tmp_path / "nowhere") == 0
+
+
+def test_trainers_are_compared_on_the_same_sites_only():
+    """Site b, where the organ is hard, has not finished with gossip: no mean over all sites, no gain."""
+    scores = tuple(
+        Score(site, trainer, "1", "organ", dice)
+        for site, trainer, dice in (("a", STOCK, 0.9), ("b", STOCK, 0.3), ("a", "G", 0.8))
+    )
+    table = Table(("a", "b"), (STOCK, "G"), scores, {})
+
+    rows = {row[0]: row[1:] for row in table.rows()}
+
+    assert rows["a"] == ["0.9000", "0.8000", "0.0", "-0.1000"]
+    assert rows["b"] == ["0.3000", "-", "0.0", "-"]
+    assert rows["all sites"] == ["0.6000", "-", "0.0", "-"]
 
 
 def test_csv_is_tidy(tmp_path):

@@ -89,8 +89,13 @@ class Table:
     moved_bytes: dict[tuple[str, str], int]
 
     def dice(self, site: str | None, trainer: str) -> float:
-        """Mean Dice of one site's network, or over the cases of all sites."""
-        return mean_dice(s for s in self.scores if s.trainer == trainer and site in (None, s.site))
+        """Mean Dice of one site's network, or over the cases of all sites; nan unless all have finished.
+
+        Trainers are only compared on the same sites: a site that is missing may be a hard one.
+        """
+        found = [s for s in self.scores if s.trainer == trainer and site in (None, s.site)]
+        expected = set(self.sites) if site is None else {site}
+        return mean_dice(found) if {s.site for s in found} == expected else math.nan
 
     def rows(self) -> list[list[str]]:
         """One row per site, then all sites together."""
