@@ -104,7 +104,7 @@ def _keygen(args: argparse.Namespace) -> int:
 
 
 def _federation_check(args: argparse.Namespace) -> int:
-    from peer_sync.federation import Federation, load_federation
+    from peer_sync.federation import check_same, load_federation
     from peer_sync.site import check_together, load_site
     from peer_sync.tables import parse_toml
 
@@ -116,14 +116,9 @@ def _federation_check(args: argparse.Namespace) -> int:
         else:
             federations.append(load_federation(path))
     check_together(sites)
-    first: Federation = federations[0]
+    first = federations[0]
     for other in federations[1:]:
-        if other.digest != first.digest:
-            raise ConfigError(
-                f"two federation files differ: {first.path} has digest {first.digest[:16]}, "
-                f"{other.path} has {other.digest[:16]}",
-                "all sites need the same bytes: send one file to everybody",
-            )
+        check_same(first, other, "two federation files differ")
     print(f"federation {first.name}: {len(first.members)} sites, digest {first.digest}")
     for member in first.members:
         checked = " (site.toml checked)" if member.name in {site.name for site in sites} else ""

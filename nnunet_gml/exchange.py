@@ -1,7 +1,6 @@
 """The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,9 +11,8 @@ from peer_sync.errors import PeerSyncError, RejectedError
 from peer_sync.gossip import draw_peer
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
+from peer_sync.orders import WITHOUT_PEER, discard
 from peer_sync.site import Site
-
-WITHOUT_PEER = "training goes on without a peer in this round"
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,7 @@ class Exchange:
         try:
             dtype = weights.write(network, payload)
         except (weights.WeightsError, OSError) as error:
-            with suppress(OSError):
-                payload.unlink()
+            discard(payload)
             self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
             return
         federation = self.site.federation

@@ -100,6 +100,19 @@ def load_federation(path: Path | str) -> Federation:
     return federation
 
 
+def check_same(one: Federation, other: Federation, complaint: str) -> None:
+    """Refuse two files that are not the same bytes.
+
+    Raises:
+        ConfigError: it begins with ``complaint``.
+    """
+    if one.digest != other.digest:
+        raise ConfigError(
+            f"{complaint}: {one.path} has digest {one.digest}, {other.path} has {other.digest}",
+            hint="send one file to everybody: it must be the same bytes at every site",
+        )
+
+
 def _members(table: Table) -> tuple[Member, ...]:
     rows = table.need("sites", list)
     if len(rows) < 2 or not all(isinstance(row, dict) for row in rows):

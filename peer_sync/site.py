@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peer_sync import identity
 from peer_sync.errors import ConfigError
-from peer_sync.federation import Federation, Member, load_federation
+from peer_sync.federation import Federation, Member, check_same, load_federation
 from peer_sync.tables import Table, parse_toml
 
 SITE_VARIABLE = "nnUNet_gml_site"
@@ -110,13 +110,7 @@ def _check_pair(one: Site, other: Site) -> None:
             hint="give each site its own name",
         )
     names = f"sites {one.name!r} and {other.name!r}"
-    if one.federation.digest != other.federation.digest:
-        raise ConfigError(
-            f"{names} have different federation files: "
-            f"{one.federation.path} has digest {one.federation.digest}, "
-            f"{other.federation.path} has {other.federation.digest}",
-            hint="copy one file to both: it must be the same bytes at every site",
-        )
+    check_same(one.federation, other.federation, f"{names} have different federation files")
     if one.folder.resolve() == other.folder.resolve():
         raise ConfigError(f"{names} share the folder {one.folder}", hint="give each site its own folder")
     if one.listen is not None and one.listen == other.listen:
