@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nnunet_gml import weights
-from peer_sync.agent import Courier
+from peer_sync.courier import Courier
 from peer_sync.errors import PeerSyncError, RejectedError
 from peer_sync.gossip import draw_peer
 from peer_sync.mailbox import Delivery, Mailbox

@@ -69,6 +69,11 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     return found
 
 
+def most_encrypted_bytes(found: Manifest) -> int:
+    """Upper bound of a payload in the age format: its chunks' tags and a line or two per recipient."""
+    return found.weights_bytes + found.weights_bytes // 2048 + 1024 * (4 + len(found.recipients))
+
+
 def check_payload(found: Manifest, size_bytes: int, digest: str) -> None:
     """Judge the weights file by its size and hash.
 
@@ -92,11 +97,17 @@ def _check_size(what: str, size_bytes: int, limit_bytes: int) -> None:
 
 def _check_exact_size(found: Manifest, expected: Mapping[str, int]) -> None:
     size_bytes = expected.get(found.dtype)
-    if found.payload_bytes != size_bytes:
+    if found.weights_bytes != size_bytes:
         raise RejectedError(
             "size",
-            f"weights: expected {size_bytes} bytes of {found.dtype}, found {found.payload_bytes} stated",
+            f"weights: expected {size_bytes} bytes of {found.dtype}, found {found.weights_bytes} stated",
             hint="do both sites train the same configuration of the same plans?",
+        )
+    most = found.weights_bytes if found.encryption == "none" else most_encrypted_bytes(found)
+    if not found.weights_bytes <= found.payload_bytes <= most:
+        raise RejectedError(
+            "size",
+            f"payload: expected {found.weights_bytes} to {most} bytes, found {found.payload_bytes} stated",
         )
 
 

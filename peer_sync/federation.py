@@ -20,6 +20,7 @@ HOST_KEY_TYPES = (
     "ecdsa-sha2-nistp521",
     "ssh-rsa",
 )
+FOLDER = "folder:"
 FEDERATION_KEYS = ("name", "seed", "plans_digest", "max_payload_bytes", "sites")
 MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled")
 
@@ -143,21 +144,26 @@ def _member(table: Table) -> Member:
             f"{table.where}: public_key is {member.public_key!r}, expected 'ssh-ed25519 AAAA...'",
             hint="copy the line from the .pub file that nnunet-gml keygen wrote",
         )
-    _check_address(member, table.where)
+    check_address(member.address, member.host_key, table.where)
     return member
 
 
-def _check_address(member: Member, where: str) -> None:
-    if member.address.startswith("folder:") and len(member.address) > len("folder:"):
-        return
-    if not _is_sftp(member.address):
+def check_address(address: str, host_key: str, where: str) -> None:
+    """Refuse what is neither ``folder:PATH`` nor an SFTP address with a pinned key. Raises `ConfigError`."""
+    if not (address.startswith(FOLDER) and len(address) > len(FOLDER)):
+        check_sftp(address, host_key, where)
+
+
+def check_sftp(address: str, host_key: str, where: str) -> None:
+    """Refuse what is not an SFTP address with a pinned key. Raises `ConfigError`."""
+    if not _is_sftp(address):
         raise ConfigError(
-            f"{where}: address is {member.address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
+            f"{where}: address is {address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
             hint="for example sftp://192.0.2.7:40221",
         )
-    if not is_public_line(member.host_key, HOST_KEY_TYPES):
+    if not is_public_line(host_key, HOST_KEY_TYPES):
         raise ConfigError(
-            f"{where}: host_key is {member.host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
+            f"{where}: host_key is {host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
             hint="with sftp:// the server's key is pinned here: the .pub file of its host key",
         )
 

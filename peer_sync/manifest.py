@@ -16,7 +16,8 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 MAX_NUMBER = 2**53 - 1
 MAX_CLASSES = 1024
 MAX_WORD_CHARACTERS = 128
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "int8")
+ENCRYPTIONS = ("none", "age")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Facts:
         epoch: epochs the weights were trained.
         plans_digest: SHA-256 of the shared plans, 64 hex digits.
         schema_digest: SHA-256 over names and shapes of the tensors, 64 hex digits.
-        dtype: ``float16`` or ``float32``.
+        dtype: one of `DTYPES`.
         labelled: the classes the sender contours.
         cases: number of training cases; None when withheld.
         dice: mean Dice per class on the sender's own validation cases; None when withheld.
@@ -63,14 +64,21 @@ class Manifest:
     dice: Mapping[str, float] | None
     payload: str
     payload_bytes: int
-    dtype: str
     sha256: str
+    dtype: str
+    encryption: str
+    weights_bytes: int
     recipients: tuple[str, ...]
 
     @property
     def facts(self) -> Facts:
         """The part that the sender's trainer stated."""
         return Facts(**{field.name: getattr(self, field.name) for field in fields(Facts)})
+
+    @property
+    def created_at(self) -> datetime:
+        """When the offer was made, by the sender's clock."""
+        return read_time(self.created)
 
     @property
     def expires_at(self) -> datetime:
@@ -202,7 +210,9 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "dice": lambda value: value is None or _is_dice(value),
     "payload": lambda value: isinstance(value, str),
     "payload_bytes": lambda value: _is_number(value) and value > 0,
-    "dtype": lambda value: value in DTYPES,
     "sha256": _is_digest,
+    "dtype": lambda value: value in DTYPES,
+    "encryption": lambda value: value in ENCRYPTIONS,
+    "weights_bytes": lambda value: _is_number(value) and value > 0,
     "recipients": lambda value: _is_list_of(value, _is_site),
 }

@@ -125,8 +125,10 @@ class Outbox:
             dice=dice,
             payload=names.payload_name(sequence, digest),
             payload_bytes=payload.stat().st_size,
-            dtype=facts.dtype,
             sha256=digest,
+            dtype=facts.dtype,
+            encryption="none",
+            weights_bytes=payload.stat().st_size,
             recipients=site.federation.peers_of(site.name),
         )
 

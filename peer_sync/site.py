@@ -9,12 +9,24 @@ from pathlib import Path
 
 from peer_sync import identity
 from peer_sync.errors import ConfigError
-from peer_sync.federation import Federation, Member, check_same, load_federation
+from peer_sync.federation import (
+    Federation,
+    Member,
+    check_address,
+    check_same,
+    check_sftp,
+    load_federation,
+)
+from peer_sync.manifest import DTYPES
 from peer_sync.tables import Table, parse_toml
 
 SITE_VARIABLE = "nnUNet_gml_site"
 DEFAULT_OFFER_DAYS = 30
-MAX_OFFER_DAYS = 3650
+DEFAULT_STALE_DAYS = 7
+MAX_DAYS = 3650
+CARRIERS = ("paramiko", "ssh")
+COURIERS = ("thread", "agent")
+JUMP_KEYS = ("address", "host_key", "peers")
 SITE_KEYS = (
     "site",
     "federation",
@@ -25,7 +37,30 @@ SITE_KEYS = (
     "share_cases",
     "share_dice",
     "offer_days",
+    "stale_days",
+    "courier",
+    "carrier",
+    "payload",
+    "relay",
+    "relay_host_key",
+    "encrypt",
+    "jump",
 )
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A host through which peers are reached (ProxyJump).
+
+    Attributes:
+        address: ``sftp://[user@]host:port``.
+        host_key: its pinned key.
+        peers: the sites behind it; None means all that have an ``sftp://`` address.
+    """
+
+    address: str
+    host_key: str
+    peers: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,14 @@ class Site:
         share_cases: whether the number of cases stands in the manifest.
         share_dice: whether Dice per class stands in the manifest.
         offer_days: an offer expires after so many days.
+        stale_days: a peer whose newest offer is older than this is reported.
+        courier: ``thread`` moves files within the training; ``agent`` leaves that to ``nnunet-gml sync``.
+        carrier: ``paramiko``, or ``ssh`` for the system's own ssh.
+        payload: type of the weights we offer: ``float16``, ``float32`` or ``int8``.
+        relay: where a copy of the outbox is kept for the peers, ``sftp://`` or ``folder:``; may be empty.
+        relay_host_key: the pinned key of the relay's SFTP server.
+        encrypt: whether weights are encrypted to the federation's sites.
+        jump: the host between us and peers, or None.
         path: where the file is.
     """
 
@@ -54,6 +97,14 @@ class Site:
     share_cases: bool
     share_dice: bool
     offer_days: int
+    stale_days: int
+    courier: str
+    carrier: str
+    payload: str
+    relay: str
+    relay_host_key: str
+    encrypt: bool
+    jump: Jump | None
     path: Path
 
     @property
@@ -79,6 +130,14 @@ def load_site(path: Path | str) -> Site:
         share_cases=table.get("share_cases", bool, True),
         share_dice=table.get("share_dice", bool, True),
         offer_days=table.get("offer_days", int, DEFAULT_OFFER_DAYS),
+        stale_days=table.get("stale_days", int, DEFAULT_STALE_DAYS),
+        courier=table.choice("courier", COURIERS),
+        carrier=table.choice("carrier", CARRIERS),
+        payload=table.choice("payload", DTYPES),
+        relay=table.get("relay", str, ""),
+        relay_host_key=table.get("relay_host_key", str, ""),
+        encrypt=table.get("encrypt", bool, False),
+        jump=_jump(table),
         path=path,
     )
     _check_site(site)
@@ -132,14 +191,26 @@ def _listen(table: Table) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def _jump(table: Table) -> Jump | None:
+    content = table.get("jump", dict, {})
+    if not content:
+        return None
+    inner = Table(content, f"{table.where}, [jump]")
+    inner.only(JUMP_KEYS)
+    jump = Jump(inner.need("address", str), inner.get("host_key", str, ""), inner.words("peers"))
+    check_sftp(jump.address, jump.host_key, inner.where)
+    return jump
+
+
 def _check_site(site: Site) -> None:
     where = site.path.name
-    if not 1 <= site.offer_days <= MAX_OFFER_DAYS:
-        raise ConfigError(
-            f"{where}: offer_days is {site.offer_days}, expected 1 to {MAX_OFFER_DAYS}",
-            hint="30 is the default",
-        )
+    for name, days in (("offer_days", site.offer_days), ("stale_days", site.stale_days)):
+        if not 1 <= days <= MAX_DAYS:
+            raise ConfigError(
+                f"{where}: {name} is {days}, expected 1 to {MAX_DAYS}", hint="leave it out for the default"
+            )
     _check_key(where, "private_key", site.private_key, site.member.public_key)
+    _check_ways(site, where)
     if site.listen is None:
         return
     if site.host_key is None:
@@ -148,6 +219,13 @@ def _check_site(site: Site) -> None:
             hint="nnunet-gml keygen makes one; its public line belongs into federation.toml as host_key",
         )
     _check_key(where, "host_key", site.host_key, site.member.host_key)
+
+
+def _check_ways(site: Site, where: str) -> None:
+    if site.relay:
+        check_address(site.relay, site.relay_host_key or site.member.host_key, f"{where}, relay")
+    for peer in (site.jump and site.jump.peers) or ():
+        site.federation.member(peer)
 
 
 def _check_key(where: str, name: str, path: Path, expected: str) -> None:

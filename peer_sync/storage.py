@@ -56,14 +56,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def copy_limited(source: int, target: Path, max_bytes: int) -> int:
-    """Copy from an open descriptor to ``target``, at most ``max_bytes + 1`` bytes; returns how many."""
-    copied = 0
-    with target.open("wb") as file:
-        while copied <= max_bytes and (chunk := os.read(source, min(CHUNK_BYTES, max_bytes + 1 - copied))):
+def copy_rest(source: int, target: Path, max_bytes: int) -> int:
+    """Bring ``target`` up to an open file, behind what it holds already; returns its size then.
+
+    It ends after ``max_bytes + 1`` bytes. A target larger than the source is written anew.
+    """
+    with target.open("ab") as file:
+        if file.tell() > os.fstat(source).st_size:
+            file.truncate(0)
+        size = os.lseek(source, file.tell(), os.SEEK_SET)
+        while size <= max_bytes and (chunk := os.read(source, min(CHUNK_BYTES, max_bytes + 1 - size))):
             file.write(chunk)
-            copied += len(chunk)
-    return copied
+            size += len(chunk)
+    return size
 
 
 def remove_parts(folder: Path) -> None:

@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from peer_sync.errors import ConfigError
 
 T = TypeVar("T")
-KIND_NAMES = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list"}
+KIND_NAMES = {
+    str: "text in quotes",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def parse_toml(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -63,6 +69,16 @@ class Table:
     def get(self, key: str, kind: type[T], default: T) -> T:
         """The value of a key that may be left out."""
         return self._typed(key, kind) if key in self.content else default
+
+    def choice(self, key: str, known: tuple[str, ...]) -> str:
+        """One of the known words; the first one when the key is left out."""
+        value = self.get(key, str, known[0])
+        if value not in known:
+            raise ConfigError(
+                f"{self.where}: {key} is {value!r}, expected one of {', '.join(map(repr, known))}",
+                hint=f"leave it out for {known[0]!r}",
+            )
+        return value
 
     def words(self, key: str) -> tuple[str, ...] | None:
         """A list of non-empty, different texts, or None when the key is left out."""

@@ -10,7 +10,7 @@ from courier_kit import build_sites, running_server
 from nnunet_kit import preprocess
 
 from peer_sync.mailbox import Mailbox
-from peer_sync.server import Server
+from peer_sync.server.embedded import Server
 from peer_sync.site import Site
 
 

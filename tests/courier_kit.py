@@ -14,9 +14,9 @@ from peer_sync.identity import generate_key, load_private_key, sign
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.names import manifest_name, signature_name
-from peer_sync.server import Server
+from peer_sync.server.embedded import Server
 from peer_sync.site import Site, load_site
-from peer_sync.transport import FolderTransport
+from peer_sync.transport.folder import FolderTransport
 
 PLANS = "a" * 64
 SCHEMA = "b" * 64

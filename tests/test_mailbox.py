@@ -23,7 +23,7 @@ from peer_sync.manifest import parse, write_time
 from peer_sync.names import manifest_name, signature_name
 from peer_sync.quarantine import KEPT_REFUSALS
 from peer_sync.site import load_site
-from peer_sync.transport import FolderTransport
+from peer_sync.transport.folder import FolderTransport
 
 CONTENT = b"weights" * 100
 
@@ -505,8 +505,10 @@ def test_an_unknown_fact_is_a_bug(north):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"payload_bytes": 699}, "expected 700 bytes of float16, found 699"),
-        ({"payload_bytes": 1_900_000_000}, "expected 700 bytes of float16, found 1900000000"),
+        ({"weights_bytes": 699}, "expected 700 bytes of float16, found 699"),
+        ({"payload_bytes": 699}, "expected 700 to 700 bytes, found 699"),
+        ({"payload_bytes": 1_900_000_000}, "expected 700 to 700 bytes, found 1900000000"),
+        ({"payload_bytes": 1_900_000_000, "encryption": "age"}, "expected 700 to 5820 bytes"),
         ({"dtype": "float32"}, "expected 1400 bytes of float32, found 700"),
     ],
 )

@@ -30,6 +30,8 @@ GOOD = Manifest(
     payload=payload_name(7, "d" * 64),
     payload_bytes=700,
     dtype="float16",
+    encryption="none",
+    weights_bytes=700,
     sha256="d" * 64,
     recipients=("north",),
 )
@@ -86,7 +88,7 @@ def test_the_trainers_facts_come_out_as_they_went_in():
         {"payload": "../../etc/passwd"},
         {"payload": payload_name(8, "d" * 64)},
         {"payload_bytes": 0},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"sha256": "d" * 63},
         {"recipients": ["north", "north"]},
         {"recipients": None},

@@ -18,14 +18,14 @@ import pytest
 from courier_kit import running_server
 from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_READ, CMD_WRITE, int64
 
-from peer_sync import server as server_module
-from peer_sync.answering import MAX_HANDLES
 from peer_sync.errors import ConfigError
 from peer_sync.identity import generate_key
 from peer_sync.names import manifest_name
-from peer_sync.reception import Limits, Reception, _OneLine, must_go, overdue, surplus
-from peer_sync.server import Server
-from peer_sync.serving import ServerProcess
+from peer_sync.server import embedded as server_module
+from peer_sync.server.answering import MAX_HANDLES
+from peer_sync.server.embedded import Server
+from peer_sync.server.process import ServerProcess
+from peer_sync.server.reception import Limits, Reception, _OneLine, must_go, overdue, surplus
 
 NAME = manifest_name(1)
 
@@ -364,7 +364,7 @@ def test_no_free_descriptor_does_not_make_the_server_spin(monkeypatch):
             raise OSError(24, "Too many open files")
 
     listener, reception._listener = reception._listener, Full()
-    monkeypatch.setattr("peer_sync.reception.time.sleep", rests.append)
+    monkeypatch.setattr("peer_sync.server.reception.time.sleep", rests.append)
 
     reception._admit()
 
@@ -444,7 +444,7 @@ def test_a_busy_port_is_an_error_at_the_start(served_sites):
 
 PARENT = """
 import sys, time
-from peer_sync.serving import ServerProcess
+from peer_sync.server.process import ServerProcess
 from peer_sync.site import load_site
 print(ServerProcess(load_site(sys.argv[1])).pid, flush=True)
 time.sleep(60)

@@ -21,8 +21,8 @@ from peer_sync.address import Address, Patience, dial, parse_address
 from peer_sync.errors import ConfigError, RejectedError, TransportError
 from peer_sync.identity import generate_key
 from peer_sync.names import payload_name
-from peer_sync.sftp import SftpTransport
-from peer_sync.window import read_all, write_all
+from peer_sync.transport.sftp import SftpTransport
+from peer_sync.transport.window import read_all, write_all
 
 NAME = payload_name(1, "a" * 64)
 HASTE = Patience(connect_seconds=1, login_seconds=2, silence_seconds=1, deadline_seconds=3)
@@ -117,7 +117,7 @@ def test_a_call_has_a_deadline(monkeypatch, served_sites, transport, tmp_path):
     """A server that trickles is cut off by the watchdog, whatever it still sends."""
     transport.patience = Patience(silence_seconds=30, deadline_seconds=0.5, min_bytes_per_second=10**12)
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
-    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(2) or b"x")
+    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(2) or b"x")
 
     with pytest.raises(TransportError, match=r"expected an end within 0 s|expected an end within 1 s"):
         transport.get(NAME, tmp_path / "target", 10)
@@ -126,7 +126,7 @@ def test_a_call_has_a_deadline(monkeypatch, served_sites, transport, tmp_path):
 def test_silence_is_a_failure(monkeypatch, served_sites, transport, tmp_path):
     """No packet for longer than agreed."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
-    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(1.8) or b"x")
+    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(1.8) or b"x")
 
     with pytest.raises(TransportError):
         transport.get(NAME, tmp_path / "target", 10)
@@ -136,7 +136,7 @@ def test_a_file_that_shrinks_is_not_a_success(monkeypatch, served_sites, transpo
     """The library's own get() calls this a success."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 1000)
     monkeypatch.setattr(
-        "peer_sync.served.read_at", lambda _, offset, length: b"x" * min(length, 10 - min(offset, 10))
+        "peer_sync.server.served.read_at", lambda _, offset, length: b"x" * min(length, 10 - min(offset, 10))
     )
 
     with pytest.raises(TransportError, match="found an end at or before byte"):
@@ -147,7 +147,7 @@ def test_short_answers_are_put_together(monkeypatch, served_sites, transport, tm
     """A server may send less than was asked for."""
     content = os.urandom(700_000)
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(content)
-    monkeypatch.setattr("peer_sync.served.MAX_READ_BYTES", 100_000)
+    monkeypatch.setattr("peer_sync.server.served.MAX_READ_BYTES", 100_000)
 
     transport.get(NAME, tmp_path / "target", len(content))
 
@@ -158,7 +158,7 @@ def test_close_from_another_thread_ends_a_transfer(monkeypatch, served_sites, tr
     """The courier stops in time."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
     transport.patience = Patience()
-    monkeypatch.setattr("peer_sync.served.read_at", lambda *_: time.sleep(2) or b"x")
+    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(2) or b"x")
     started = time.monotonic()
     threading.Timer(0.7, transport.close).start()
 
@@ -307,7 +307,7 @@ def test_a_deadline_during_the_connecting_counts(monkeypatch, served_sites, serv
         time.sleep(0.5)
         return dial(*arguments)
 
-    monkeypatch.setattr("peer_sync.sftp.dial", slowly)
+    monkeypatch.setattr("peer_sync.transport.sftp.dial", slowly)
     patience = Patience(deadline_seconds=0.1)
 
     with (

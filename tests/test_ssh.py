@@ -12,10 +12,10 @@ import pytest
 from courier_kit import running_server
 from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_EXTENDED_DATA, cMSG_CHANNEL_REQUEST, cMSG_EXT_INFO
 
-from peer_sync.answering import MAX_HANDLES
 from peer_sync.names import manifest_name
-from peer_sync.reception import Limits
-from peer_sync.server import Server
+from peer_sync.server.answering import MAX_HANDLES
+from peer_sync.server.embedded import Server
+from peer_sync.server.reception import Limits
 from peer_sync.ssh import BoundedTransport
 
 NAME = manifest_name(1)

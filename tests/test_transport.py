@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from sshd_kit import SSHD, running_sshd
 
 from peer_sync.errors import NotFoundError, RejectedError, TransportError
 from peer_sync.names import manifest_name, payload_name
-from peer_sync.sftp import SftpTransport
-from peer_sync.transport import FolderTransport, Retrying, Transport
+from peer_sync.transport import Transport
+from peer_sync.transport.folder import FolderTransport
+from peer_sync.transport.sftp import SftpTransport
 
 NAME = manifest_name(7)
 LARGE = payload_name(7, "a" * 64)
@@ -216,50 +216,3 @@ def test_a_link_in_a_folder_is_not_followed(folder_place, tmp_path):
     assert folder_place.transport.names() == []
     with pytest.raises(TransportError):
         folder_place.transport.get(NAME, tmp_path / "target", 100)
-
-
-class Flaky:
-    """Fails a few times with a given error, then lists one name."""
-
-    def __init__(self, failures: int, make: Callable[[], Exception]) -> None:
-        self.failures = failures
-        self.make = make
-        self.calls = 0
-        self.closed = 0
-
-    def names(self) -> list[str]:
-        self.calls += 1
-        if self.calls <= self.failures:
-            raise self.make()
-        return [NAME]
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def test_retrying_tries_again_on_a_fresh_connection():
-    """Two failures, then the answer."""
-    flaky = Flaky(2, lambda: TransportError("down"))
-    patient = Retrying(flaky, attempts=3, wait_seconds=0)
-
-    assert patient.names() == [NAME]
-    assert (patient.retries, flaky.closed) == (2, 2)
-
-
-def test_retrying_gives_up():
-    """After the last attempt the error comes through."""
-    flaky = Flaky(3, lambda: TransportError("down"))
-
-    with pytest.raises(TransportError, match="down"):
-        Retrying(flaky, attempts=3, wait_seconds=0).names()
-    assert flaky.calls == 3
-
-
-@pytest.mark.parametrize("make", [lambda: NotFoundError("none"), lambda: RejectedError("size", "big")])
-def test_retrying_takes_an_answer_for_an_answer(make):
-    """A missing file and a refused one are not asked for again."""
-    flaky = Flaky(1, make)
-
-    with pytest.raises((NotFoundError, RejectedError)):
-        Retrying(flaky, attempts=3, wait_seconds=0).names()
-    assert flaky.calls == 1

@@ -1,24 +1,20 @@
-"""Embedded read-only SFTP server: one outbox, the federation's keys, nothing else.
-
-Runs as a process of its own: ``python -m peer_sync.server SITE_TOML`` prints
-``listening on HOST:PORT`` and ends when its standard input closes.
-"""
+"""The server itself: what the door lets in is met with SSH."""
 
 from __future__ import annotations
 
 import logging
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 
 import paramiko
 
-from peer_sync import identity, served
-from peer_sync.answering import Files, Session
+from peer_sync import identity
 from peer_sync.errors import ConfigError
-from peer_sync.guest import Guest
-from peer_sync.reception import Limits, Reception, main
+from peer_sync.server import served
+from peer_sync.server.answering import Files, Session
+from peer_sync.server.guest import Guest
+from peer_sync.server.reception import Limits, Reception
 from peer_sync.site import Site
 from peer_sync.ssh import SERVER_ID, BoundedTransport
 
@@ -76,7 +72,3 @@ class Server:
             sock.close()
             return None
         return guest
-
-
-if __name__ == "__main__":
-    sys.exit(main(Server))

@@ -25,7 +25,7 @@ class ServerProcess:
     """
 
     def __init__(self, site: Site) -> None:
-        package = str(Path(__file__).resolve().parent.parent)
+        package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         errors = site.folder / "state" / "server.err"
         errors.parent.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,11 @@ import paramiko
 from peer_sync import identity
 from peer_sync.address import Patience, dial, parse_address
 from peer_sync.errors import NotFoundError, PeerSyncError, RejectedError, TransportError, quoted
-from peer_sync.session import BoundedClient, FileRequests
 from peer_sync.ssh import SERVER_ID, BoundedTransport
 from peer_sync.storage import part_path
 from peer_sync.transport import check_name, too_large
-from peer_sync.window import read_all, write_all
+from peer_sync.transport.session import BoundedClient, FileRequests
+from peer_sync.transport.window import read_all, write_all
 
 HOST_KEY_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 LARGE_REQUEST_BYTES = 255 * 1024

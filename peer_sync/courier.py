@@ -14,28 +14,18 @@ from peer_sync.errors import ConfigError, NotFoundError, PeerSyncError, Rejected
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import WITHOUT_PEER, Failures, Order, discard, sentence
-from peer_sync.serving import ServerProcess
+from peer_sync.persistence import keep_trying
+from peer_sync.routes import way_to
+from peer_sync.server.process import ServerProcess
 from peer_sync.site import Site
-from peer_sync.transport import FolderTransport, Transport
+from peer_sync.transport import Transport
 from peer_sync.worker import Worker
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 30.0
 MAX_MESSAGES = 1000
 CUT_SECONDS = 0.2
 STALE_SECONDS = 300.0
-
-
-def connect(site: Site, peer: str) -> Transport:
-    """The way to a peer's outbox, as the federation file states it. Nothing is opened yet."""
-    member = site.federation.member(peer)
-    if member.address.startswith("folder:"):
-        return FolderTransport(site.federation.path.parent / member.address.removeprefix("folder:"))
-    from peer_sync.sftp import SftpTransport
-
-    return SftpTransport(member.address, member.host_key, site.private_key, site.name)
 
 
 class Courier:
@@ -46,7 +36,7 @@ class Courier:
         plans_digest: digest of our plans; an offer with another one is refused.
         schema_digest: digest of our tensors' names and shapes; likewise.
         payload_bytes: exact size of a valid weights file, for each type.
-        connect: how to reach a peer; tests put their own way here.
+        way_to: how to reach a peer; tests put their own way here.
     """
 
     def __init__(
@@ -55,13 +45,13 @@ class Courier:
         plans_digest: str,
         schema_digest: str,
         payload_bytes: Mapping[str, int],
-        connect: Callable[[Site, str], Transport] = connect,
+        way_to: Callable[[Site, str], Transport] = way_to,
     ) -> None:
         self.mailbox = mailbox
         self.plans_digest = plans_digest
         self.schema_digest = schema_digest
         self.payload_bytes = dict(payload_bytes)
-        self._connect = connect
+        self._way_to = way_to
         self._lock = threading.Lock()
         self._delivery: Delivery | None = None
         self._messages: deque[str] = deque(maxlen=MAX_MESSAGES)
@@ -179,7 +169,7 @@ class Courier:
         """Try until it works, is refused, or the next exchange comes."""
         started, failures = time.monotonic(), Failures()
         try:
-            transport = self._connect(self.mailbox.site, order.peer)
+            transport = self._way_to(self.mailbox.site, order.peer)
             with self._lock:
                 self._transport = transport
             try:
@@ -196,26 +186,25 @@ class Courier:
 
     def _attempts(self, order: Order, transport: Transport, failures: Failures) -> Delivery:
         """Collect with growing pauses. Raises the last failure when the round is over, and every refusal."""
-        wait_seconds = FIRST_WAIT_SECONDS
-        while True:
-            try:
-                return self.mailbox.collect(
-                    order.peer,
-                    transport,
-                    self.plans_digest,
-                    self.schema_digest,
-                    self.payload_bytes,
-                    order.facts.round,
-                    failures.count,
-                )
-            except TransportError as error:
-                if failures.is_news(error):
-                    again = "" if self._collector.has_waiting() else "it is tried again, until then "
-                    self._say(f"{sentence(error)}; {again}{WITHOUT_PEER}")
-                transport.close()
-                if self._collector.pause(wait_seconds):
-                    raise
-            wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
+
+        def failed(error: TransportError) -> None:
+            if failures.is_news(error):
+                again = "" if self._collector.has_waiting() else "it is tried again, until then "
+                self._say(f"{sentence(error)}; {again}{WITHOUT_PEER}")
+            transport.close()
+
+        def collect() -> Delivery:
+            return self.mailbox.collect(
+                order.peer,
+                transport,
+                self.plans_digest,
+                self.schema_digest,
+                self.payload_bytes,
+                order.facts.round,
+                failures.count,
+            )
+
+        return keep_trying(collect, failed, self._collector.pause)
 
     def _put_down(self, delivery: Delivery | None) -> None:
         """Leave a delivery for the trainer; one that was not fetched yet is dropped."""

@@ -204,7 +204,7 @@ class Server(Protocol):
 
 
 def main(make: Callable[[Site], Server], argv: Sequence[str] | None = None) -> int:
-    """Serve one site's outbox until standard input closes; returns the exit code."""
+    """Serve one site's outbox until standard input closes; says ``listening on``; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m peer_sync.server", description="read-only SFTP server of a site"
     )

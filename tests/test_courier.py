@@ -16,20 +16,22 @@ import pytest
 from courier_kit import FACTS, PLANS, SCHEMA, SIZES, offer, republish, write_payload
 
 import peer_sync
-from peer_sync import agent
-from peer_sync.agent import Courier, connect
+from peer_sync import courier as couriers
+from peer_sync import persistence
+from peer_sync.courier import Courier
 from peer_sync.errors import ConfigError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.orders import MAX_TOLD, WITHOUT_PEER, Failures
-from peer_sync.sftp import SftpTransport
-from peer_sync.transport import FolderTransport
+from peer_sync.routes import way_to
+from peer_sync.transport.folder import FolderTransport
+from peer_sync.transport.sftp import SftpTransport
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     """Shorter pauses than in earnest."""
-    monkeypatch.setattr(agent, "FIRST_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(agent, "LONGEST_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(persistence, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(persistence, "LONGEST_WAIT_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -65,12 +67,12 @@ def lines(mailbox: Mailbox, event: str = "collect") -> list[dict]:
 
 def test_an_sftp_address_gives_sftp(served_sites):
     """With the host key of the federation file; nothing is opened yet."""
-    assert isinstance(connect(served_sites["north"], "south"), SftpTransport)
+    assert isinstance(way_to(served_sites["north"], "south"), SftpTransport)
 
 
 def test_a_folder_address_starts_from_the_federation_file(sites, tmp_path):
     """Wherever the training was started."""
-    way = connect(sites["north"], "south")
+    way = way_to(sites["north"], "south")
 
     assert isinstance(way, FolderTransport)
     assert way.path == tmp_path / "south/outbox"
@@ -366,7 +368,7 @@ def test_an_offer_does_not_wait_behind_a_slow_transfer(north, south):
 
 def test_an_old_transfer_is_cut_for_a_newer_order(monkeypatch, north, south):
     """After five minutes; here after a third of a second. Without a newer order it goes on."""
-    monkeypatch.setattr(agent, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(couriers, "STALE_SECONDS", 0.3)
     offer(south)
     slow = Slow(south.outbox)
     ways = iter([slow, FolderTransport(south.outbox)])
@@ -408,7 +410,7 @@ def test_a_server_that_cannot_come_back_is_said(monkeypatch, served_sites):
     courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
     courier.start()
     courier._server.stop()
-    monkeypatch.setattr(agent, "ServerProcess", refuse)
+    monkeypatch.setattr(couriers, "ServerProcess", refuse)
 
     exchange(courier)
 
@@ -437,7 +439,7 @@ SITE = """
 import sys, time
 from pathlib import Path
 from courier_kit import FACTS, PLANS, SCHEMA, write_payload
-from peer_sync.agent import Courier
+from peer_sync.courier import Courier
 from peer_sync.mailbox import Mailbox
 from peer_sync.site import load_site
 

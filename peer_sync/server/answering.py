@@ -12,8 +12,8 @@ from typing import Any
 import paramiko
 from paramiko import sftp
 
-from peer_sync import served
-from peer_sync.guest import Guest
+from peer_sync.server import served
+from peer_sync.server.guest import Guest
 
 log = logging.getLogger(__name__)
 

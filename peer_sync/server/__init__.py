@@ -1,0 +1,1 @@
+"""The embedded read-only SFTP server: one outbox, the federation's keys, nothing else."""

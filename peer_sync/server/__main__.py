@@ -1,0 +1,9 @@
+"""``python -m peer_sync.server SITE_TOML``: the embedded server as a process of its own."""
+
+import sys
+
+from peer_sync.server.embedded import Server
+from peer_sync.server.reception import main
+
+if __name__ == "__main__":
+    sys.exit(main(Server))
