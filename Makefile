@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check lint format hippocampus wheel clean help
+.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,6 +32,14 @@ lint: $(READY)
 # make hippocampus   three simulated sites of real MRI; continues where it stopped
 hippocampus: $(READY)
 	$(BIN)/python examples/hippocampus/run.py
+
+# make bench-transfer   our SFTP client and server beside OpenSSH and paramiko as shipped; needs a quiet machine
+bench-transfer: $(READY)
+	$(BIN)/python benchmarks/transfer.py
+
+# make bench-payload   bytes and errors of float32, float16 and int8 on the networks of make hippocampus
+bench-payload: $(READY)
+	$(BIN)/python benchmarks/payload.py hippocampus-run
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_gml import __version__, demo, simulate
+from nnunet_gml.commands import doctor, serve, status, sync
 from nnunet_gml.installed import trainers_folder
 from peer_sync.errors import ConfigError, PeerSyncError
 
@@ -42,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, module, text in (
         ("simulate", simulate, "run several sites on this machine through the stock command"),
         ("demo", demo, "three sites with built-in images: the whole way in a quarter of an hour"),
+        ("sync", sync, "move files for a training without network"),
+        ("serve", serve, "let peers read this site's outbox, without a training"),
+        ("doctor", doctor, "try every step between this site and its peers, and say what to do"),
+        ("status", status, "what the ledger says about every peer: last heard of, bytes, trust, refusals"),
     ):
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)

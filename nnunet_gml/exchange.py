@@ -9,7 +9,8 @@ from nnunet_gml import weights
 from peer_sync.courier import Courier
 from peer_sync.errors import PeerSyncError, RejectedError
 from peer_sync.gossip import draw_peer
-from peer_sync.mailbox import Delivery, Mailbox
+from peer_sync.local import LocalCourier
+from peer_sync.mailbox import MOVES, TRAINS, Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import WITHOUT_PEER, discard
 from peer_sync.site import Site
@@ -46,15 +47,18 @@ class Exchange:
         self.site = site
         self.schema_digest = weights.schema_digest(network)
         self._say = say
-        self._mailbox = Mailbox(site)
-        sizes = weights.payload_bytes(network)
-        self._courier = Courier(self._mailbox, site.federation.plans_digest, self.schema_digest, sizes)
+        has_network = site.courier == "thread"
+        kind = Courier if has_network else LocalCourier
+        self._mailbox = Mailbox(site, (TRAINS, MOVES) if has_network else (TRAINS,))
+        self._courier = kind(
+            self._mailbox, site.federation.plans_digest, self.schema_digest, weights.payload_bytes(network)
+        )
 
     def start(self) -> None:
         """Start the server and the background thread. Raises `ConfigError`."""
         self._courier.start()
 
-    def begin_round(self, network: nn.Module, facts: Callable[[weights.Dtype], Facts], round_: int) -> None:
+    def begin_round(self, network: nn.Module, facts: Callable[[str], Facts], round_: int) -> None:
         """Offer our weights and send for those of one random peer; returns before either is done.
 
         Args:
@@ -64,7 +68,7 @@ class Exchange:
         """
         payload = self._mailbox.state / f".part-round-{round_}"
         try:
-            dtype = weights.write(network, payload)
+            dtype = weights.write(network, payload, self.site.payload)
         except (weights.WeightsError, OSError) as error:
             discard(payload)
             self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
@@ -94,7 +98,16 @@ class Exchange:
         except (PeerSyncError, OSError) as error:
             self._say(f"{place} cannot be taken in: {error}; {WITHOUT_PEER}")
             return None
+        if delivery.remark:
+            self._say(f"{place}: {delivery.remark}")
         return Arrival(delivery, tensors, likeness)
+
+    def met(self, arrival: Arrival, trust: float) -> None:
+        """Note in the ledger how far a peer's weights are trusted, 0 to 1."""
+        try:
+            self._mailbox.meet(arrival.delivery, trust)
+        except PeerSyncError as error:
+            self._say(f"ledger: {error}")
 
     def tell(self) -> None:
         """Write what the courier has to say into the training log."""

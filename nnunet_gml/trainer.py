@@ -216,6 +216,7 @@ class GossipTrainer(nnUNetTrainer):
         self.peer = self._learn_from(meeting, labelled) if meeting.is_useful else None
         self.peer_leaves_at = self.current_epoch + self.mutual_epochs
         self._say(meeting.sentence(self.mutual_epochs))
+        self.exchange.met(arrival, float(meeting.trust.mean()))
         try:
             meeting.append_to(Path(self.output_folder))
         except OSError as error:

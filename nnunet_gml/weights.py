@@ -7,14 +7,14 @@ compared byte by byte with the header that our own network would have written, b
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-Dtype = Literal["float16", "float32"]
-DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+from nnunet_gml import payload
+from nnunet_gml.payload import DTYPES
 
 NORM_RATIO = (0.2, 5.0)
 """Norm of a peer's tensor of two or more dimensions, relative to ours."""
@@ -22,6 +22,8 @@ MOST_DISTANCE = 2.0
 LEAST_COSINE = -0.1
 """Bounds of `Likeness`: wide, because honest sites drift apart in a long training, and are measured in
 every meeting so that they can be narrowed."""
+CHUNK = 2**18
+"""Numbers that are compared at once: copies in float64 that stay in the processor's cache."""
 
 
 class WeightsError(ValueError):
@@ -73,25 +75,32 @@ def schema_digest(network: nn.Module) -> str:
 
 def payload_bytes(network: nn.Module) -> dict[str, int]:
     """Size of the file that `write` makes of this network, for each type."""
-    return {dtype: len(save(_cast(network, dtype))) for dtype in DTYPES}
+    tensors = named_tensors(network)
+    return {dtype: payload.layout(tensors, dtype).file_bytes for dtype in DTYPES}
 
 
-def write(network: nn.Module, path: Path, dtype: Dtype = "float16") -> Dtype:
+def write(network: nn.Module, path: Path, dtype: str = "float16") -> str:
     """Write a network's weights to ``path`` as safetensors.
 
+    Args:
+        network: ours.
+        path: the file; replaced if it exists.
+        dtype: one of `nnunet_gml.payload.DTYPES`.
+
     Returns:
-        The type that was written: float32 where a weight is too large for float16.
+        The type that was written: float32 where a weight is too large for ``dtype``.
 
     Raises:
-        WeightsError: rule ``finite``, when our own weights are not finite.
+        WeightsError: rule ``dtype``; rule ``finite``, when our own weights are not finite.
         OSError: the disk is full or broken.
     """
-    tensors = _cast(network, dtype)
-    if not _all_finite(tensors):
-        if dtype == "float16":
+    _check_type(dtype)
+    wire = payload.encode(named_tensors(network), dtype)
+    if not _all_finite(wire):
+        if dtype != "float32":
             return write(network, path, "float32")
         raise WeightsError("finite", "our own weights hold NaN or infinity", "training has diverged here")
-    path.write_bytes(save(tensors))
+    path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in wire.items()}))
     return dtype
 
 
@@ -104,22 +113,24 @@ def read(path: Path, like: nn.Module, dtype: str) -> tuple[dict[str, Tensor], Li
         dtype: the type that the signed manifest states.
 
     Returns:
-        float32 tensors by name, with the names and shapes of `named_tensors` of ``like``, and how like
-        ours they are.
+        Tensors with the names and shapes of `named_tensors` of ``like``, floating-point ones as float32,
+        and how like ours they are.
 
     Raises:
-        WeightsError: with the rule ``dtype``, ``size``, ``header``, ``finite``, ``norm``, ``distance`` or
-            ``cosine``.
+        WeightsError: with the rule ``dtype``, ``size``, ``header``, ``finite``, ``scale``, ``norm``,
+            ``distance`` or ``cosine``.
     """
-    if dtype not in DTYPES:
-        raise WeightsError("dtype", f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
-    expected = save(_cast(like, dtype))
-    _check_header(path, expected)
-    tensors = {name: tensor.float() for name, tensor in load(path.read_bytes()).items()}
-    if not _all_finite(tensors):
-        bad = next(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    _check_type(dtype)
+    ours = named_tensors(like)
+    _check_header(path, payload.layout(ours, dtype))
+    wire = load(path.read_bytes())
+    if not _all_finite(wire):
+        bad = next(name for name, tensor in wire.items() if not torch.isfinite(tensor).all())
         raise WeightsError("finite", f"tensor {bad} holds NaN or infinity, but all must be finite")
-    return tensors, _check_plausible(tensors, _cast(like, "float32"))
+    if dtype == "int8":
+        _check_scales(wire, ours)
+    tensors = payload.decode(wire, ours)
+    return tensors, _check_plausible(tensors, ours)
 
 
 def put(tensors: dict[str, Tensor], network: nn.Module) -> None:
@@ -129,32 +140,27 @@ def put(tensors: dict[str, Tensor], network: nn.Module) -> None:
             tensor.copy_(tensors[name])
 
 
-def _cast(network: nn.Module, dtype: str) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU; floating-point tensors in the payload's type, others as they are."""
-    return {
-        name: tensor.detach()
-        .to("cpu", DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype)
-        .contiguous()
-        for name, tensor in named_tensors(network).items()
-    }
+def _check_type(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise WeightsError("dtype", f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
 
 
 def _all_finite(tensors: dict[str, Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    floats = (tensor for tensor in tensors.values() if tensor.is_floating_point())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
 
-def _check_header(path: Path, expected: bytes) -> None:
+def _check_header(path: Path, expected: payload.Layout) -> None:
     """Size and header must be those of our own network; no parser has seen the file yet."""
     found_bytes = path.stat().st_size
-    if found_bytes != len(expected):
+    if found_bytes != expected.file_bytes:
         raise WeightsError(
             "size",
-            f"the weights are {found_bytes} bytes, but our own network's are {len(expected)}",
+            f"the weights are {found_bytes} bytes, but our own network's are {expected.file_bytes}",
             "the file is cut short, or the peer's network has another shape",
         )
-    header_bytes = 8 + int.from_bytes(expected[:8], "little")
     with path.open("rb") as file:
-        if file.read(header_bytes) != expected[:header_bytes]:
+        if file.read(len(expected.header)) != expected.header:
             raise WeightsError(
                 "header",
                 "the tensors' names, shapes or types are not those of our own network",
@@ -162,17 +168,40 @@ def _check_header(path: Path, expected: bytes) -> None:
             )
 
 
+def _check_scales(wire: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
+    """No scale may be negative, or so large that a code times it is no float32."""
+    for name in (name + payload.SCALE for name in ours):
+        if name in wire:
+            low, high = (float(edge) for edge in wire[name].aminmax())
+            _check_bounds("scale", f"a scale in {name}", low, 0.0, payload.LARGEST_SCALE)
+            _check_bounds("scale", f"a scale in {name}", high, 0.0, payload.LARGEST_SCALE)
+
+
 def _check_plausible(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Likeness:
     """Norm of each tensor, distance and direction of all: a network trained like ours cannot be anywhere."""
+    total = torch.zeros(4, dtype=torch.float64)
     for name, own in ours.items():
-        if own.ndim >= 2 and own.norm() > 0:
-            ratio = float(theirs[name].norm() / own.norm())
+        products = _products(theirs[name], own.detach().cpu())
+        if own.ndim >= 2 and products[1] > 0:
+            ratio = float((products[0] / products[1]).sqrt())
             _check_bounds("norm", f"the norm of tensor {name} relative to ours", ratio, *NORM_RATIO)
-    a, b = (torch.cat([side[name].flatten() for name in ours]).double() for side in (theirs, ours))
-    likeness = Likeness(float((a - b).norm() / b.norm()), float(a @ b / (a.norm() * b.norm())))
-    _check_bounds("cosine", "the cosine with our weights", likeness.cosine, LEAST_COSINE, 1.0 + 1e-6)
-    _check_bounds("distance", "the relative distance to our weights", likeness.distance, 0.0, MOST_DISTANCE)
-    return likeness
+        total += products
+    their_square, our_square, product, gap_square = total
+    distance = float((gap_square / our_square).sqrt())
+    cosine = float(product / (their_square.sqrt() * our_square.sqrt()))
+    _check_bounds("cosine", "the cosine with our weights", cosine, LEAST_COSINE, 1.0 + 1e-6)
+    _check_bounds("distance", "the relative distance to our weights", distance, 0.0, MOST_DISTANCE)
+    return Likeness(distance, cosine)
+
+
+def _products(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Of two tensors as vectors a and b: a·a, b·b, a·b and (a-b)·(a-b), float64, one chunk at a time."""
+    total = torch.zeros(4, dtype=torch.float64)
+    for chunks in zip(theirs.flatten().split(CHUNK), ours.flatten().split(CHUNK), strict=True):
+        a, b = (chunk.double() for chunk in chunks)
+        gap = a - b
+        total += torch.stack([a @ a, b @ b, a @ b, gap @ gap])
+    return total
 
 
 def _check_bounds(rule: str, what: str, found: float, low: float, high: float) -> None:

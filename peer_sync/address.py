@@ -17,8 +17,9 @@ class Patience:
         connect_seconds: until the TCP connection stands.
         login_seconds: each for banner, key exchange and login.
         silence_seconds: between two packets.
-        deadline_seconds: for one call, whatever its size ...
-        min_bytes_per_second: ... plus its size over this rate.
+        deadline_seconds: for one call, not counting the time in which it moves a file's data.
+        min_bytes_per_second: how much data has to move ...
+        rate_seconds: ... over any stretch of this length.
     """
 
     connect_seconds: float = 15
@@ -26,10 +27,7 @@ class Patience:
     silence_seconds: float = 30
     deadline_seconds: float = 60
     min_bytes_per_second: int = 64 * 1024
-
-    def call_seconds(self, size_bytes: int) -> float:
-        """The deadline for one call that moves ``size_bytes``."""
-        return self.deadline_seconds + size_bytes / self.min_bytes_per_second
+    rate_seconds: float = 60
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Expectation:
         max_payload_bytes: the federation's limit.
         payload_bytes: exact size of a valid weights file, for each type.
         last_sequence: the newest offer of this peer that was judged; 0 before the first.
+        last_digest: SHA-256 of its manifest.
+        last_created: the time it stated.
         now: our clock.
     """
 
@@ -41,6 +43,8 @@ class Expectation:
     max_payload_bytes: int
     payload_bytes: Mapping[str, int]
     last_sequence: int
+    last_digest: str
+    last_created: str
     now: datetime
 
 
@@ -83,6 +87,14 @@ def check_payload(found: Manifest, size_bytes: int, digest: str) -> None:
     if size_bytes != found.payload_bytes:
         raise RejectedError("size", f"weights: expected {found.payload_bytes} bytes, found {size_bytes}")
     _check_equal("sha256", "SHA-256 of the weights", found.sha256, digest)
+
+
+def check_opened(found: Manifest, size_bytes: int) -> None:
+    """Judge decrypted weights by their size. Raises `RejectedError`, rule ``encryption``."""
+    if size_bytes != found.weights_bytes:
+        raise RejectedError(
+            "encryption", f"weights: expected {found.weights_bytes} bytes when decrypted, found {size_bytes}"
+        )
 
 
 def _check_equal(rule: str, what: str, expected: str, found: str) -> None:
@@ -128,7 +140,8 @@ def _check_sequence(found: Manifest, listed: int, last: int) -> None:
     if found.sequence <= last:
         raise RejectedError(
             "sequence",
-            f"sequence: expected more than {last}, found {found.sequence}",
+            f"sequence: expected more than {last}, found {found.sequence}"
+            + (" with other content than before" if found.sequence == last else ""),
             hint="an old offer was put back, or the peer lost its state folder",
         )
     if last and found.sequence > last + MAX_SEQUENCE_JUMP:

@@ -5,106 +5,72 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from peer_sync import names
+from peer_sync import encryption, names
 from peer_sync.checks import (
     MANIFEST_MAX_BYTES,
     SIGNATURE_MAX_BYTES,
     Expectation,
     check_manifest,
+    check_opened,
     check_payload,
 )
 from peer_sync.errors import NotFoundError, TransportError
-from peer_sync.manifest import Manifest
+from peer_sync.inbox import MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE, Delivery, Inbox
+from peer_sync.manifest import Manifest, read_time
+from peer_sync.site import Site
 from peer_sync.storage import part_path, remove, sha256_of
 from peer_sync.transport import Transport
 
 SPARE_BYTES = 64 * 1024 * 1024
-KEPT_DELIVERIES = 2
-MANIFEST_FILE = "manifest.json"
-SIGNATURE_FILE = "manifest.json.sig"
-WEIGHTS_FILE = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A peer's offer that kept every rule this package knows; the trainer still has to judge the weights.
-
-    Attributes:
-        peer: whose weights.
-        manifest: the signed facts.
-        payload: the weights file in our inbox.
-        round: our round in which it was collected.
-        transferred_bytes: manifest, signature and weights together.
-        seconds: how long collecting took.
-        retries: failed attempts before it worked.
-    """
-
-    peer: str
-    manifest: Manifest
-    payload: Path
-    round: int
-    transferred_bytes: int = 0
-    seconds: float = 0.0
-    retries: int = 0
-
-    def facts(self) -> dict[str, str | int | float | None]:
-        """This delivery, for the ledger."""
-        return {
-            "event": "collect",
-            "peer": self.peer,
-            "round": self.round,
-            "sequence": self.manifest.sequence,
-            "bytes": self.transferred_bytes,
-            "seconds": self.seconds,
-            "retries": self.retries,
-        }
 
 
 class Attempt:
     """One attempt to collect from one peer; `staging` holds what came so far.
 
     Args:
-        inbox: the site's inbox.
+        site: ours.
+        inbox: where deliveries settle.
         peer: whom to ask.
         transport: the way there.
         round: our round.
         retries: failed attempts before this one.
     """
 
-    def __init__(self, inbox: Path, peer: str, transport: Transport, round: int, retries: int) -> None:
+    def __init__(
+        self, site: Site, inbox: Inbox, peer: str, transport: Transport, round: int, retries: int
+    ) -> None:
+        self.site = site
         self.inbox = inbox
         self.peer = peer
         self.transport = transport
         self.round = round
         self.retries = retries
-        self.staging = part_path(inbox)
+        self.staging = part_path(inbox.folder)
         self.sequence: int | None = None
         self.transferred_bytes = 0
         self.started = time.monotonic()
 
-    def run(self, expected: Expectation) -> Delivery:
+    def run(self, expected: Expectation, token: str = "") -> Delivery:
         """Fetch and check the newest offer. Raises what `Mailbox.collect` raises, and OSError."""
         self.staging.mkdir()
         sequence = self.sequence = names.newest_whole(self.transport.names())
         if sequence == 0:
             raise NotFoundError("expected an offer, found none", hint="the peer has not offered yet")
-        if sequence == expected.last_sequence:
-            raise NotFoundError(
-                f"expected an offer after {sequence}, found none", hint="the peer is not further"
-            )
-        data = self._fetch(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
-        signature = self._fetch(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
-        manifest = check_manifest(data.read_bytes(), signature.read_bytes(), sequence, expected)
-        self._check_space(manifest.payload_bytes)
-        weights = self._fetch(manifest.payload, WEIGHTS_FILE, manifest.payload_bytes)
-        check_payload(manifest, weights.stat().st_size, sha256_of(weights))
-        payload = self._settle() / WEIGHTS_FILE
-        return Delivery(
-            self.peer, manifest, payload, self.round, self.transferred_bytes, self._seconds(), self.retries
-        )
+        data = self._fetch_small(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
+        if sequence == expected.last_sequence and sha256(data).hexdigest() == expected.last_digest:
+            raise self._nothing_new(sequence, expected)
+        signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
+        manifest = check_manifest(data, signature, sequence, expected)
+        self._check_space(manifest)
+        payload = self._fetch_payload(manifest)
+        self._open(payload, manifest)
+        remark = stale_remark(self.peer, manifest.created, expected, self.site.stale_days)
+        facts = (self.round, self.transferred_bytes, self._seconds(), self.retries, remark)
+        delivery = Delivery(self.peer, manifest, self.staging / WEIGHTS_FILE, *facts)
+        return self.inbox.settle(self.staging, delivery, token)
 
     def facts(self) -> dict[str, str | int | float | None]:
         """This attempt so far, for the ledger."""
@@ -118,37 +84,74 @@ class Attempt:
             "retries": self.retries,
         }
 
-    def _fetch(self, name: str, file: str, max_bytes: int) -> Path:
+    def clean(self) -> None:
+        """Remove what was fetched and not kept; a payload that has begun to come stays."""
+        with suppress(OSError):
+            remove(self.staging)
+
+    def _nothing_new(self, sequence: int, expected: Expectation) -> NotFoundError:
+        old = stale_remark(self.peer, expected.last_created, expected, self.site.stale_days)
+        if old:
+            return NotFoundError(old, hint="ask there whether training and synchronisation still run")
+        return NotFoundError(
+            f"expected an offer after {sequence}, found none", hint="the peer is not further"
+        )
+
+    def _fetch_small(self, name: str, file: str, max_bytes: int) -> bytes:
         target = self.staging / file
+        self._fetch(name, target, max_bytes)
+        return target.read_bytes()
+
+    def _fetch_payload(self, manifest: Manifest) -> Path:
+        """The payload, continued where an earlier attempt stopped; checked, and moved to `staging`."""
+        begun = self.inbox.begun(self.peer, manifest.payload)
+        continued = begun.exists()
+        self._fetch(manifest.payload, begun, manifest.payload_bytes)
+        if continued and sha256_of(begun) != manifest.sha256:
+            remove(begun)
+            self._fetch(manifest.payload, begun, manifest.payload_bytes)
+        payload = begun.rename(self.staging / manifest.payload)
+        check_payload(manifest, payload.stat().st_size, sha256_of(payload))
+        return payload
+
+    def _fetch(self, name: str, target: Path, max_bytes: int) -> None:
+        before = _size_of(target)
         try:
             self.transport.get(name, target, max_bytes)
         finally:
-            self.transferred_bytes += target.stat().st_size if target.exists() else 0
-        return target
+            self.transferred_bytes += max(0, _size_of(target) - before)
 
-    def _check_space(self, payload_bytes: int) -> None:
-        free = shutil.disk_usage(self.inbox).free
-        if free < payload_bytes + SPARE_BYTES:
+    def _open(self, payload: Path, manifest: Manifest) -> None:
+        """Make of a checked payload the weights file."""
+        weights = self.staging / WEIGHTS_FILE
+        if manifest.encryption == "none":
+            payload.rename(weights)
+            return
+        encryption.decrypt(payload, weights, self.site.private_key, manifest.weights_bytes)
+        remove(payload)
+        check_opened(manifest, weights.stat().st_size)
+
+    def _check_space(self, manifest: Manifest) -> None:
+        copies = 1 if manifest.encryption == "none" else 2
+        needed = copies * manifest.payload_bytes + SPARE_BYTES
+        free = shutil.disk_usage(self.inbox.folder).free
+        if free < needed:
             raise TransportError(
-                f"disk: expected {payload_bytes + SPARE_BYTES} free bytes for the weights, found {free}",
-                hint=f"make room on the disk of {self.inbox}",
+                f"disk: expected {needed} free bytes for the weights, found {free}",
+                hint=f"make room on the disk of {self.inbox.folder}",
             )
-
-    def _settle(self) -> Path:
-        """Give the checked files their place in the inbox; the newest few of each peer stay."""
-        home = self.inbox / self.peer
-        home.mkdir(exist_ok=True)
-        place = home / f"{self.sequence:010d}-{self.staging.name[-16:]}"
-        older = sorted(home.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        self.staging.rename(place)
-        for path in older[: 1 - KEPT_DELIVERIES]:
-            remove(path)
-        return place
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    def clean(self) -> None:
-        """Remove what was fetched and not kept."""
-        with suppress(OSError):
-            remove(self.staging)
+
+def stale_remark(peer: str, created: str, expected: Expectation, stale_days: int) -> str:
+    """A sentence about an offer that is older than ``stale_days``; empty for any other."""
+    days = (expected.now - read_time(created)).days if created else 0
+    if days < stale_days:
+        return ""
+    return f"stale: the newest offer of peer {peer!r} is {days} days old, expected less than {stale_days}"
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

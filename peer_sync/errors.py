@@ -30,6 +30,10 @@ class NotFoundError(TransportError):
     """The peer does not have it, or has nothing new: later it may."""
 
 
+class LoginError(TransportError):
+    """The server answers, but does not let this site in: later it may."""
+
+
 class RejectedError(PeerSyncError):
     """The peer's offer breaks a rule: trying again never helps.
 

@@ -7,7 +7,19 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-FIELDS = ("event", "peer", "round", "sequence", "bytes", "seconds", "retries", "verdict", "rule", "message")
+FIELDS = (
+    "event",
+    "peer",
+    "round",
+    "sequence",
+    "bytes",
+    "seconds",
+    "retries",
+    "verdict",
+    "rule",
+    "message",
+    "trust",
+)
 
 
 class Ledger:

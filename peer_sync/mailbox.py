@@ -3,55 +3,82 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from peer_sync import names
 from peer_sync.checks import Expectation
-from peer_sync.collecting import Attempt, Delivery
+from peer_sync.collecting import Attempt
 from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
+from peer_sync.inbox import Delivery, Inbox
 from peer_sync.ledger import Ledger
 from peer_sync.lock import Lock
 from peer_sync.manifest import Facts, Manifest
 from peer_sync.outbox import Outbox
 from peer_sync.quarantine import Quarantine
+from peer_sync.relay import Published, publish
 from peer_sync.site import Site
 from peer_sync.storage import read_state, remove, remove_parts, write_state
 from peer_sync.transport import Transport
+from peer_sync.wanted import Wanted
 
 __all__ = ["Delivery", "Mailbox"]
 
 
+TRAINS, MOVES = "lock", "sync.lock"
+"""What a process may do in a site's folder, by the lock it holds."""
+
+
 class Mailbox:
-    """Outbox, inbox, quarantine, state and ledger of one site; one process at a time.
+    """Outbox, inbox, quarantine, state and ledger of one site; each duty for one process at a time.
+
+    Args:
+        site: whose folders.
+        duties: `TRAINS` offers and judges, `MOVES` collects and publishes; by default both.
 
     Raises:
-        ConfigError: the folder cannot be used, or another process uses it.
+        ConfigError: the folder cannot be used, or another process has one of the duties.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, duties: Sequence[str] = (TRAINS, MOVES)) -> None:
         self.site = site
         self.outbox = site.folder / "outbox"
-        self.inbox = site.folder / "inbox"
         self.state = site.folder / "state"
+        self.wanted = self.state / "wanted.json"
         refused = site.folder / "quarantine"
+        self.inbox = site.folder / "inbox"
+        self._inbox = Inbox(self.inbox)
+        self._locks: list[Lock] = []
         try:
             for folder in (self.outbox, self.inbox, refused, self.state):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self.state / "lock")
-            for folder in (self.outbox, self.inbox, self.state):
-                remove_parts(folder)
             self._outbox = Outbox(site, self.outbox, self.state / "sequence.json")
-            self._outbox.remove_unfinished()
+            self._take_over(duties)
         except OSError as error:
+            self.close()
             raise ConfigError(
                 f"cannot use the folder {site.folder}: {error.strerror}",
                 hint="check path, rights and free space",
             ) from error
+        except ConfigError:
+            self.close()
+            raise
         self.quarantine = Quarantine(refused, site.federation.max_payload_bytes)
         self.ledger = Ledger(site.folder / "ledger.jsonl")
+
+    def _take_over(self, duties: Sequence[str]) -> None:
+        """Take the locks, and remove what the last process left unfinished."""
+        for duty in duties:
+            self._locks.append(Lock(self.state / duty))
+        if TRAINS in duties:
+            remove_parts(self.outbox)
+            remove_parts(self.state)
+            self._outbox.remove_unfinished()
+        if MOVES in duties:
+            self._inbox.clean()
 
     def offer(self, payload: Path, facts: Facts) -> Manifest:
         """Move ``payload`` into the outbox, signed; the last three offers stay.
@@ -70,7 +97,7 @@ class Mailbox:
                 round=facts.round,
                 sequence=sequence,
                 bytes=manifest.payload_bytes + sum((self.outbox / name).stat().st_size for name in beside),
-                seconds=round(time.monotonic() - started, 3),
+                seconds=_since(started),
                 retries=0,
                 verdict="offered",
             )
@@ -85,6 +112,7 @@ class Mailbox:
         payload_bytes: Mapping[str, int],
         round: int,
         retries: int = 0,
+        token: str = "",
     ) -> Delivery:
         """Fetch and check the newest offer of ``peer``.
 
@@ -96,6 +124,7 @@ class Mailbox:
             payload_bytes: exact size of a valid weights file, for each type.
             round: our round.
             retries: failed attempts before this one; only for the ledger.
+            token: the order that this answers; only with an agent.
 
         Raises:
             NotFoundError: there is nothing that was not judged before.
@@ -103,11 +132,11 @@ class Mailbox:
             RejectedError: a rule is broken; the files are in quarantine.
         """
         expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
-        attempt = Attempt(self.inbox, peer, transport, round, retries)
+        attempt = Attempt(self.site, self._inbox, peer, transport, round, retries)
         place = f"peer {peer!r}, round {round}, rule"
         try:
             with self._disk():
-                return attempt.run(expected)
+                return attempt.run(expected, token)
         except RejectedError as error:
             told = RejectedError(error.rule, f"{place} {error.rule}: {error}", error.hint)
             self._quarantine(attempt, told)
@@ -129,27 +158,83 @@ class Mailbox:
         with self._disk():
             self._remember(delivery, "refused")
             self.quarantine.put(delivery.peer, delivery.round, delivery.payload.parent, error)
-            self.ledger.write(**delivery.facts(), verdict="refused", rule=error.rule, message=str(error))
+            self.ledger.write(**{**delivery.facts(), **_refusal(error)})
 
     def drop(self, delivery: Delivery, message: str) -> None:
         """Nobody will judge this delivery: remove it and say so in the ledger; it may come again."""
         with self._disk():
             remove(delivery.payload.parent)
-            self.ledger.write(**delivery.facts(), verdict="failed", message=message)
+            self.ledger.write(**{**delivery.facts(), "verdict": "failed", "message": message})
+
+    def meet(self, delivery: Delivery, trust: float) -> None:
+        """Note how far the training trusts the weights, 0 to 1."""
+        with self._disk():
+            self.ledger.write(
+                event="meet",
+                peer=delivery.peer,
+                round=delivery.round,
+                sequence=delivery.manifest.sequence,
+                trust=round(trust, 4),
+            )
+
+    def waiting(
+        self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
+    ) -> Delivery | None:
+        """What the agent has brought from ``peer`` and nobody has judged; manifest and signature are checked.
+
+        Raises:
+            RejectedError: a rule is broken, though the agent has let it through.
+            ConfigError: see `collect`.
+        """
+        newest = self._inbox.newest(peer)
+        if newest is None or newest[0].manifest.sequence <= self.last_sequence(peer):
+            return None
+        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
+        self._inbox.check(newest[0], expected)
+        return newest[0]
+
+    def is_answered(self, wanted: Wanted) -> bool:
+        """Whether the inbox holds what was collected for this order."""
+        newest = self._inbox.newest(wanted.peer)
+        return newest is not None and newest[1] == wanted.token
+
+    def publish(self, relay: Transport, round: int | None = None, retries: int = 0) -> Published:
+        """Copy the outbox to the relay. Raises `TransportError`, `ConfigError`."""
+        started = time.monotonic()
+        with self._disk():
+            published = publish(self.outbox, relay)
+            if published.files:
+                self.ledger.write(
+                    event="publish",
+                    round=round,
+                    sequence=published.sequence,
+                    bytes=published.bytes,
+                    seconds=_since(started),
+                    retries=retries,
+                    verdict="published",
+                )
+        return published
 
     def last_sequence(self, peer: str) -> int:
         """The newest offer of ``peer`` that was judged; 0 before the first."""
-        state = read_state(self._peer_state(peer))
-        return max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+        return self._judged(peer)[0]
 
     def close(self) -> None:
         """Let another process use the folder."""
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
+
+    def _judged(self, peer: str) -> tuple[int, str, str]:
+        """Sequence, digest and time of creation of the newest offer that was judged."""
+        state = read_state(self._peer_state(peer))
+        sequence = max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+        return sequence, str(state.get("digest", "")), str(state.get("created", ""))
 
     def _expectation(
         self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
     ) -> Expectation:
         federation = self.site.federation
+        sequence, digest, created = self._judged(peer)
         if peer == self.site.name:
             raise ConfigError(f"site {peer!r} cannot collect from itself", hint="name one of the other sites")
         return Expectation(
@@ -161,22 +246,27 @@ class Mailbox:
             schema_digest=schema_digest,
             max_payload_bytes=federation.max_payload_bytes,
             payload_bytes=payload_bytes,
-            last_sequence=self.last_sequence(peer),
+            last_sequence=sequence,
+            last_digest=digest,
+            last_created=created,
             now=datetime.now(UTC),
         )
 
     def _quarantine(self, attempt: Attempt, error: RejectedError) -> None:
         with self._disk():
             self.quarantine.put(attempt.peer, attempt.round, attempt.staging, error)
-            self.ledger.write(**attempt.facts(), verdict="refused", rule=error.rule, message=str(error))
+            self.ledger.write(**attempt.facts(), **_refusal(error))
 
     def _peer_state(self, peer: str) -> Path:
         return self.state / f"peer-{self.site.federation.member(peer).name}.json"
 
     def _remember(self, delivery: Delivery, verdict: str) -> None:
-        path = self._peer_state(delivery.peer)
+        path, manifest = self._peer_state(delivery.peer), delivery.manifest
         state = read_state(path)
-        state[verdict] = max(int(state.get(verdict, 0)), delivery.manifest.sequence)
+        if manifest.sequence > self.last_sequence(delivery.peer):
+            state["digest"] = sha256(manifest.to_bytes()).hexdigest()
+            state["created"] = manifest.created
+        state[verdict] = max(int(state.get(verdict, 0)), manifest.sequence)
         write_state(path, state)
 
     @contextmanager
@@ -188,3 +278,11 @@ class Mailbox:
             raise TransportError(
                 f"cannot write into {self.site.folder}: {error.strerror}", hint="check free space and rights"
             ) from error
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
+def _refusal(error: RejectedError) -> dict[str, str]:
+    return {"verdict": "refused", "rule": error.rule, "message": str(error)}

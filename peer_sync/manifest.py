@@ -17,7 +17,6 @@ MAX_NUMBER = 2**53 - 1
 MAX_CLASSES = 1024
 MAX_WORD_CHARACTERS = 128
 DTYPES = ("float16", "float32", "int8")
-ENCRYPTIONS = ("none", "age")
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,14 @@ def _checked(content: dict[str, Any]) -> Manifest:
     for name, is_good in RULES.items():
         if not is_good(content[name]):
             raise _refused(f"a valid field {name!r}, found {repr(content[name])[:80]}")
-    if content["payload"] != names.payload_name(content["sequence"], content["sha256"]):
+    if content["payload"] != _payload_name(content):
         raise _refused(f"the payload's name made of sequence and sha256, found {quoted(content['payload'])}")
     lists = {name: tuple(content[name]) for name in ("labelled", "recipients")}
     return Manifest(**{**content, **lists})
+
+
+def _payload_name(content: Mapping[str, Any]) -> str:
+    return names.payload_name(content["sequence"], content["sha256"], content["encryption"])
 
 
 def _refused(expected: str) -> RejectedError:
@@ -212,7 +215,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "payload_bytes": lambda value: _is_number(value) and value > 0,
     "sha256": _is_digest,
     "dtype": lambda value: value in DTYPES,
-    "encryption": lambda value: value in ENCRYPTIONS,
+    "encryption": lambda value: isinstance(value, str) and value in names.ENDINGS,
     "weights_bytes": lambda value: _is_number(value) and value > 0,
     "recipients": lambda value: _is_list_of(value, _is_site),
 }

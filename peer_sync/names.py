@@ -7,14 +7,15 @@ from collections.abc import Iterable
 
 SITE = re.compile(r"[a-z0-9-]{1,64}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-PUBLISHED = re.compile(r"([0-9]{10})(\.json|\.json\.sig|-[0-9a-f]{64}\.safetensors)")
+PUBLISHED = re.compile(r"([0-9]{10})(\.json|\.json\.sig|-[0-9a-f]{64}\.safetensors(?:\.age)?)")
+ENDINGS = {"none": "safetensors", "age": "safetensors.age"}
 PART_PREFIX = ".part-"
 MAX_SEQUENCE = 9_999_999_999
 
 
-def payload_name(sequence: int, digest: str) -> str:
-    """Name of an offer's weights."""
-    return f"{sequence:010d}-{digest}.safetensors"
+def payload_name(sequence: int, digest: str, encryption: str = "none") -> str:
+    """Name of an offer's payload; ``encryption`` is one of `ENDINGS`."""
+    return f"{sequence:010d}-{digest}.{ENDINGS[encryption]}"
 
 
 def manifest_name(sequence: int) -> str:
@@ -44,7 +45,8 @@ def whole(listing: Iterable[str]) -> list[int]:
     for name in listing:
         match = PUBLISHED.fullmatch(name)
         if match:
-            kinds.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[2])
+            kind = "payload" if match[2].startswith("-") else match[2]
+            kinds.setdefault(int(match[1]), set()).add(kind)
     return sorted(sequence for sequence, found in kinds.items() if len(found) == 3)
 
 

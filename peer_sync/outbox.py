@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from peer_sync import identity, names
+from peer_sync import encryption, identity, names
 from peer_sync.errors import ConfigError, RejectedError, TransportError
 from peer_sync.manifest import PROTOCOL, Facts, Manifest, parse, write_time
 from peer_sync.site import Site
@@ -49,8 +49,9 @@ class Outbox:
         self._check_payload(payload)
         part, manifest = part_path(self.folder), None
         try:
+            weights_bytes = payload.stat().st_size
             self._take(payload, part)
-            manifest = self._manifest(self._next_sequence(), part, facts)
+            manifest = self._manifest(self._next_sequence(), part, weights_bytes, facts)
             self._publish(part, manifest)
         except BaseException as error:
             self._withdraw(part, manifest)
@@ -82,9 +83,15 @@ class Outbox:
                 hint="max_payload_bytes in federation.toml is the limit, the same at every site",
             )
 
-    @staticmethod
-    def _take(payload: Path, part: Path) -> None:
-        shutil.move(payload, part)
+    def _take(self, payload: Path, part: Path) -> None:
+        """Move ``payload`` to ``part``; with ``encrypt`` its plain bytes never enter the outbox."""
+        if self.site.encrypt:
+            peers = self.site.federation.peers_of(self.site.name)
+            lines = [self.site.federation.member(peer).public_key for peer in peers]
+            encryption.encrypt(payload, part, lines)
+            remove(payload)
+        else:
+            shutil.move(payload, part)
         sync_file(part)
 
     def _withdraw(self, part: Path, manifest: Manifest | None) -> None:
@@ -103,8 +110,9 @@ class Outbox:
         write_state(self.state, {"sequence": sequence})
         return sequence
 
-    def _manifest(self, sequence: int, payload: Path, facts: Facts) -> Manifest:
+    def _manifest(self, sequence: int, payload: Path, weights_bytes: int, facts: Facts) -> Manifest:
         site, now, digest = self.site, datetime.now(UTC), sha256_of(payload)
+        format = "age" if site.encrypt else "none"
         dice = None
         if site.share_dice and facts.dice is not None:
             known = {name: float(score) for name, score in facts.dice.items() if math.isfinite(score)}
@@ -123,12 +131,12 @@ class Outbox:
             labelled=tuple(facts.labelled),
             cases=int(facts.cases) if site.share_cases and facts.cases is not None else None,
             dice=dice,
-            payload=names.payload_name(sequence, digest),
+            payload=names.payload_name(sequence, digest, format),
             payload_bytes=payload.stat().st_size,
             sha256=digest,
             dtype=facts.dtype,
-            encryption="none",
-            weights_bytes=payload.stat().st_size,
+            encryption=format,
+            weights_bytes=weights_bytes,
             recipients=site.federation.peers_of(site.name),
         )
 
@@ -140,7 +148,8 @@ class Outbox:
             raise ConfigError(
                 f"no peer would take our offer: {error}", hint="the trainer states a fact that is not allowed"
             ) from error
-        signature = identity.sign(identity.load_private_key(self.site.private_key), data)
+        key = identity.load_site_key(self.site.private_key, self.site.member.public_key)
+        signature = identity.sign(key, data)
         part.replace(self.folder / manifest.payload)
         sync_folder(self.folder)
         write_durably(self.folder / names.signature_name(manifest.sequence), signature)

@@ -209,7 +209,7 @@ def _check_site(site: Site) -> None:
             raise ConfigError(
                 f"{where}: {name} is {days}, expected 1 to {MAX_DAYS}", hint="leave it out for the default"
             )
-    _check_key(where, "private_key", site.private_key, site.member.public_key)
+    identity.check_site_key(site.private_key, site.member.public_key)
     _check_ways(site, where)
     if site.listen is None:
         return

@@ -62,9 +62,10 @@ def copy_rest(source: int, target: Path, max_bytes: int) -> int:
     It ends after ``max_bytes + 1`` bytes. A target larger than the source is written anew.
     """
     with target.open("ab") as file:
-        if file.tell() > os.fstat(source).st_size:
-            file.truncate(0)
-        size = os.lseek(source, file.tell(), os.SEEK_SET)
+        size = file.tell()
+        if size > os.fstat(source).st_size:
+            size = file.truncate(0)
+        os.lseek(source, size, os.SEEK_SET)
         while size <= max_bytes and (chunk := os.read(source, min(CHUNK_BYTES, max_bytes + 1 - size))):
             file.write(chunk)
             size += len(chunk)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from peer_sync.identity import generate_key, load_private_key, sign
+from peer_sync.identity import generate_key, load_site_key, sign
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.names import manifest_name, signature_name
@@ -97,7 +97,7 @@ def republish(mailbox: Mailbox, manifest, signer: Path | None = None, sequence: 
     """Put a changed manifest into the outbox, properly signed, under its own or another sequence."""
     data = manifest.to_bytes()
     sequence = manifest.sequence if sequence is None else sequence
-    key = load_private_key(signer or mailbox.site.private_key)
+    key = load_site_key(signer or mailbox.site.private_key)
     (mailbox.outbox / signature_name(sequence)).write_bytes(sign(key, data))
     (mailbox.outbox / manifest_name(sequence)).write_bytes(data)
 

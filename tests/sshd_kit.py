@@ -1,4 +1,4 @@
-"""A private OpenSSH server on loopback, for the contract tests."""
+"""OpenSSH's own programs as private processes: a server on loopback, an agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from courier_kit import free_port
 
 from peer_sync.identity import generate_key
 
+SSH = shutil.which("ssh")
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -35,18 +36,27 @@ class Sshd:
 
 
 @contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """Start it and end it."""
+def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
+    """A server for the current user, with one key and ``more`` configuration; start it and end it."""
     folder.mkdir()
-    port = free_port()
-    host_key = generate_key(folder / "host")
     login = generate_key(folder / "login")
     (folder / "authorized").write_text(login + "\n")
+    options = (
+        f"AuthorizedKeysFile {folder / 'authorized'}\nPermitRootLogin prohibit-password\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nStrictModes no\n{more}\n"
+    )
+    with serving(folder, options) as (port, host_key):
+        yield Sshd(port, host_key, folder / "login", getpass.getuser())
+
+
+@contextmanager
+def serving(folder: Path, options: str) -> Iterator[tuple[int, str]]:
+    """A server with these lines of configuration; yields its port and its host key."""
+    port = free_port()
+    host_key = generate_key(folder / "host")
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\n"
-        f"AuthorizedKeysFile {folder / 'authorized'}\nPermitRootLogin prohibit-password\nUsePAM no\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nStrictModes no\nLogLevel ERROR\n"
-        "Subsystem sftp internal-sftp\n"
+        f"UsePAM no\nLogLevel ERROR\nSubsystem sftp internal-sftp\n{options}"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -55,17 +65,58 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
             [SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log, stdin=subprocess.DEVNULL
         )
     try:
-        _wait_for(port)
-        yield Sshd(port, host_key, folder / "login", getpass.getuser())
+        _wait_for(lambda: _answers(port), "sshd")
+        yield port, host_key
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait_for(port: int) -> None:
+@dataclass(frozen=True)
+class Agent:
+    """An ssh-agent, and the passphrase that is typed for whoever asks."""
+
+    socket: Path
+    askpass: Path
+
+    def run(self, *arguments: str | Path) -> None:
+        """ssh-add, which gets the passphrase from a program, because nobody sits at a terminal."""
+        environment = {**os.environ, "SSH_AUTH_SOCK": str(self.socket), "SSH_ASKPASS": str(self.askpass)}
+        done = subprocess.run(
+            ["ssh-add", *map(str, arguments)],
+            env={**environment, "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def running_agent(folder: Path, passphrase: str) -> Iterator[Agent]:
+    """An agent without keys; start it and end it."""
+    agent = Agent(folder / "agent", folder / "askpass")
+    agent.askpass.write_text(f"#!/bin/sh\necho '{passphrase}'\n")
+    agent.askpass.chmod(0o700)
+    process = subprocess.Popen(
+        ["ssh-agent", "-D", "-a", str(agent.socket)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait_for(agent.socket.exists, "ssh-agent")
+        yield agent
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_for(look: Callable[[], bool], name: str) -> None:
     for _ in range(100):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if look():
+            return
         time.sleep(0.05)
-    raise AssertionError("sshd did not start")
+    raise AssertionError(f"{name} did not start")

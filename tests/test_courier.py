@@ -23,6 +23,8 @@ from peer_sync.errors import ConfigError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.orders import MAX_TOLD, WITHOUT_PEER, Failures
 from peer_sync.routes import way_to
+from peer_sync.server.process import ServerProcess
+from peer_sync.site import load_site
 from peer_sync.transport.folder import FolderTransport
 from peer_sync.transport.sftp import SftpTransport
 
@@ -305,8 +307,8 @@ def test_a_bug_is_told_even_when_the_ledger_cannot_be_written(monkeypatch, caplo
     monkeypatch.setattr(courier.mailbox.ledger, "write", broken)
 
     exchange(courier, round=1)
-    wait_for(lambda: len(courier._messages) > 1)
-    courier.messages()
+    told: list[str] = []
+    wait_for(lambda: told.extend(courier.messages()) or len(told) > 1)
     exchange(courier, round=2)
 
     wait_for(lambda: [message for message in courier.messages() if "round 2, collect" in message])
@@ -391,16 +393,16 @@ def test_a_server_that_died_is_started_again(served_sites):
     mailbox = Mailbox(served_sites["north"])
     courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
     courier.start()
-    os.kill(courier._server.pid, signal.SIGKILL)
-    wait_for(lambda: not courier._server.running)
+    os.kill(courier._server.process.pid, signal.SIGKILL)
+    wait_for(lambda: not courier._server.process.running)
 
     exchange(courier)
 
     wait_for(lambda: lines(mailbox, "offer"))
-    assert courier._server.running
+    assert courier._server.process.running
     assert any("had ended; it is started again" in message for message in courier.messages())
     courier.stop()
-    assert not courier._server.running
+    assert not courier._server.process.running
     mailbox.close()
 
 
@@ -410,7 +412,7 @@ def test_a_server_that_cannot_come_back_is_said(monkeypatch, served_sites):
     courier = Courier(mailbox, PLANS, SCHEMA, SIZES)
     courier.start()
     courier._server.stop()
-    monkeypatch.setattr(couriers, "ServerProcess", refuse)
+    monkeypatch.setattr(ServerProcess, "start_unless_served", refuse)
 
     exchange(courier)
 
@@ -506,3 +508,59 @@ def test_a_killed_site_comes_back(served_sites):
     ended = [process.communicate(b"", timeout=30) for process in running]
 
     assert heard == ["south", "north"], ended
+
+
+@pytest.fixture
+def with_relay(mailboxes, tmp_path):
+    """North's courier, with a relay that is not there yet."""
+    mailboxes["north"].close()
+    path = mailboxes["north"].site.path
+    path.write_text(path.read_text() + 'relay = "folder:relay"\n')
+    mailbox = Mailbox(load_site(path))
+    made = Courier(mailbox, PLANS, SCHEMA, SIZES)
+    made.start()
+    yield made
+    made.stop()
+    mailbox.close()
+
+
+def test_a_relay_that_is_down_gets_the_offer_later(with_relay, south, tmp_path):
+    """It is told once, tried again, and collecting does not wait for it."""
+    offer(south)
+
+    exchange(with_relay, round=1)
+
+    assert wait_for(with_relay.delivery).round == 1
+    (message,) = wait_for(with_relay.messages)
+    assert message.startswith("relay, round 1: cannot ")
+    assert message.endswith("it is tried again")
+    (tmp_path / "relay").mkdir()
+    (line,) = wait_for(lambda: lines(with_relay.mailbox, "publish"))
+    assert (line["verdict"], line["sequence"]) == ("published", 1)
+    assert len(list((tmp_path / "relay").iterdir())) == 3
+    assert with_relay.messages() == []
+
+
+def test_a_newer_offer_replaces_one_that_waits_for_the_relay(with_relay, tmp_path):
+    """What did not reach the relay is a line in the ledger; the next copy has both."""
+    exchange(with_relay, round=1)
+    wait_for(with_relay.messages)
+    exchange(with_relay, round=2)
+    wait_for(lambda: lines(with_relay.mailbox, "publish"))
+    (tmp_path / "relay").mkdir()
+
+    failed, published = wait_for(lambda: len(found := lines(with_relay.mailbox, "publish")) > 1 and found)
+
+    assert (failed["verdict"], failed["round"]) == ("failed", 1)
+    assert (published["verdict"], published["sequence"]) == ("published", 2)
+
+
+def test_the_end_does_not_wait_for_a_relay(with_relay):
+    """stop() returns although the relay never answers."""
+    exchange(with_relay, round=1)
+    wait_for(with_relay.messages)
+    started = time.monotonic()
+
+    with_relay.stop()
+
+    assert time.monotonic() - started < 5

@@ -1,5 +1,6 @@
 """Keys and signatures."""
 
+import base64
 import shutil
 import stat
 import subprocess
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer_sync import identity
+from peer_sync import identity, openssh
 from peer_sync.errors import ConfigError, RejectedError
 
 needs_ssh_keygen = pytest.mark.skipif(
@@ -21,7 +22,7 @@ def signed(tmp_path_factory):
     """A public line and a signature over b'facts'."""
     path = tmp_path_factory.mktemp("keys") / "north"
     line = identity.generate_key(path, "north")
-    return line, identity.sign(identity.load_private_key(path), b"facts")
+    return line, identity.sign(identity.load_site_key(path), b"facts")
 
 
 def keygen(*arguments: str, data: bytes = b"") -> subprocess.CompletedProcess:
@@ -146,8 +147,8 @@ def test_another_namespace_is_refused(tmp_path):
         identity.verify(line, b"facts", done.stdout)
 
 
-KEY_STRING = identity._string(identity.KEY_TYPE)
-GOOD_INNER = KEY_STRING + identity._string(b"x" * 64)
+KEY_STRING = openssh.string(openssh.KEY_TYPE)
+GOOD_INNER = KEY_STRING + openssh.string(b"x" * 64)
 
 
 @pytest.mark.parametrize(
@@ -156,28 +157,28 @@ GOOD_INNER = KEY_STRING + identity._string(b"x" * 64)
         (b"", GOOD_INNER),
         (b" ", GOOD_INNER),
         (KEY_STRING, GOOD_INNER),
-        (KEY_STRING + identity._string(b"x" * 33), GOOD_INNER),
+        (KEY_STRING + openssh.string(b"x" * 33), GOOD_INNER),
         (b"x" * 51, GOOD_INNER),
         (b"", b""),
-        (KEY_STRING + identity._string(b"x" * 32), KEY_STRING + identity._string(b"")),
+        (KEY_STRING + openssh.string(b"x" * 32), KEY_STRING + openssh.string(b"")),
     ],
 )
 def test_a_strange_signer_is_a_refusal_not_a_crash(signed, signer, inner):
     """Well-armored, with fields of any length."""
-    fields = (signer, identity.NAMESPACE, b"", b"sha512", inner)
-    blob = identity.MAGIC + b"\0\0\0\1" + b"".join(map(identity._string, fields))
+    fields = (signer, openssh.NAMESPACE, b"", b"sha512", inner)
+    blob = openssh.MAGIC + b"\0\0\0\1" + b"".join(map(openssh.string, fields))
 
     with pytest.raises(RejectedError) as caught:
-        identity.verify(signed[0], b"facts", identity._armor(blob))
+        identity.verify(signed[0], b"facts", openssh.armor(blob))
     assert caught.value.rule == "signature"
 
 
 def test_a_signature_of_another_length_is_refused(signed):
     """By the right key, with half the bytes."""
-    blob = identity._strings(identity._string(identity.base64.b64decode(signed[0].split()[1])), 1)[0]
-    inner = KEY_STRING + identity._string(b"x" * 32)
-    fields = (blob, identity.NAMESPACE, b"", b"sha512", inner)
-    data = identity.MAGIC + b"\0\0\0\1" + b"".join(map(identity._string, fields))
+    blob = openssh.strings(openssh.string(base64.b64decode(signed[0].split()[1])), 1)[0]
+    inner = KEY_STRING + openssh.string(b"x" * 32)
+    fields = (blob, openssh.NAMESPACE, b"", b"sha512", inner)
+    data = openssh.MAGIC + b"\0\0\0\1" + b"".join(map(openssh.string, fields))
 
     with pytest.raises(RejectedError, match="does not fit"):
-        identity.verify(signed[0], b"facts", identity._armor(data))
+        identity.verify(signed[0], b"facts", openssh.armor(data))

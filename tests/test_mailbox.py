@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import peer_sync
-from peer_sync import collecting, outbox
+from peer_sync import collecting, names, outbox
 from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import parse, write_time
@@ -514,7 +514,10 @@ def test_an_unknown_fact_is_a_bug(north):
 )
 def test_another_size_than_our_networks_is_refused_before_the_download(north, south, change, found):
     """Well signed and within the federation's maximum; nothing of the weights is fetched."""
-    republish(south, replace(offer(south), **change))
+    changed = replace(offer(south), **change)
+    name = names.payload_name(changed.sequence, changed.sha256, changed.encryption)
+    (south.outbox / name).touch()
+    republish(south, replace(changed, payload=name))
 
     error = refused(north, south)
 

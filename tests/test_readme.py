@@ -60,3 +60,8 @@ def test_the_variant_is_a_trainer():
     variant = namespace["nnUNetTrainerGML_often"]
     assert variant.epochs_per_round == 5
     assert all(hasattr(variant.__mro__[1], name) for name in vars(variant) if not name.startswith("_"))
+
+
+def test_the_sshd_lines_are_the_ones_that_are_tested():
+    """README shows examples/sshd/sshd_config to the byte; test_openssh.py starts an sshd with it."""
+    assert f"```\n{(REPOSITORY / 'examples' / 'sshd' / 'sshd_config').read_text()}```" in TEXT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from peer_sync.server import embedded as server_module
 from peer_sync.server.answering import MAX_HANDLES
 from peer_sync.server.embedded import Server
 from peer_sync.server.process import ServerProcess
-from peer_sync.server.reception import Limits, Reception, _OneLine, must_go, overdue, surplus
+from peer_sync.server.reception import Limits, Reception, must_go, overdue, surplus
 
 NAME = manifest_name(1)
 
@@ -385,19 +384,6 @@ def test_a_server_without_threads_left_lives_on(monkeypatch, south, served_sites
 
     with raw_client(south, served_sites["north"].private_key) as transport:
         assert transport.is_authenticated()
-
-
-def test_a_line_of_the_log_stays_a_line():
-    """Whatever a stranger's greeting was."""
-    record = logging.makeLogRecord(
-        {"msg": "Indecipherable: %s", "args": ("\n2026 key of north\x1b[2J" * 90,)}
-    )
-
-    line = _OneLine("%(message)s").format(record)
-
-    assert line.isprintable()
-    assert line.isascii()
-    assert len(line) < 1000
 
 
 def test_openssh_can_read_the_outbox(south, served_sites, tmp_path):

@@ -16,15 +16,20 @@ from courier_kit import free_port
 from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
+from sshd_kit import SSH
 
 from peer_sync.address import Address, Patience, dial, parse_address
-from peer_sync.errors import ConfigError, RejectedError, TransportError
+from peer_sync.errors import ConfigError, LoginError, RejectedError, TransportError
 from peer_sync.identity import generate_key
 from peer_sync.names import payload_name
+from peer_sync.transport import session
+from peer_sync.transport.connection import ParamikoConnection
 from peer_sync.transport.sftp import SftpTransport
 from peer_sync.transport.window import read_all, write_all
 
 NAME = payload_name(1, "a" * 64)
+needs_ssh = pytest.mark.skipif(SSH is None, reason="ssh is not installed")
+CARRIERS = ["paramiko", pytest.param("ssh", marks=needs_ssh)]
 HASTE = Patience(connect_seconds=1, login_seconds=2, silence_seconds=1, deadline_seconds=3)
 
 
@@ -76,7 +81,7 @@ def test_a_key_the_server_does_not_know_cannot_log_in(tmp_path, served_sites, se
     south = served_sites["south"].member
     transport = SftpTransport(south.address, south.host_key, tmp_path / "stranger", "north", HASTE)
 
-    with pytest.raises(TransportError, match="login as 'north'") as caught:
+    with pytest.raises(LoginError, match="login as 'north'") as caught:
         transport.names()
     assert "does not know this site's key" in caught.value.hint
 
@@ -113,13 +118,15 @@ def test_a_server_that_never_speaks_is_left(served_sites, deaf_port):
     assert time.monotonic() - started < 2 * HASTE.deadline_seconds
 
 
-def test_a_call_has_a_deadline(monkeypatch, served_sites, transport, tmp_path):
-    """A server that trickles is cut off by the watchdog, whatever it still sends."""
-    transport.patience = Patience(silence_seconds=30, deadline_seconds=0.5, min_bytes_per_second=10**12)
+def test_a_call_has_a_deadline(monkeypatch, served_sites, server, tmp_path):
+    """The watchdog cuts it off, whatever the server still means to send."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
-    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(2) or b"x")
+    monkeypatch.setattr("peer_sync.server.served.ServedFolder.open", lambda *_: time.sleep(2))
 
-    with pytest.raises(TransportError, match=r"expected an end within 0 s|expected an end within 1 s"):
+    with (
+        way_to(served_sites, served_sites["south"].listen[1], Patience(deadline_seconds=0.5)) as transport,
+        pytest.raises(TransportError, match=r"expected an end within 0.5 s, found none"),
+    ):
         transport.get(NAME, tmp_path / "target", 10)
 
 
@@ -157,10 +164,9 @@ def test_short_answers_are_put_together(monkeypatch, served_sites, transport, tm
 def test_close_from_another_thread_ends_a_transfer(monkeypatch, served_sites, transport, tmp_path):
     """The courier stops in time."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
-    transport.patience = Patience()
     monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(2) or b"x")
     started = time.monotonic()
-    threading.Timer(0.7, transport.close).start()
+    threading.Timer(0.5, transport.close).start()
 
     with pytest.raises(TransportError):
         transport.get(NAME, tmp_path / "target", 10)
@@ -171,14 +177,28 @@ def test_the_strong_ciphers_are_agreed_on(transport):
     """AES-GCM, whatever else both would know."""
     transport.names()
 
-    assert transport._transport.remote_cipher == "aes256-gcm@openssh.com"
+    assert (
+        transport._connection.client().get_channel().get_transport().remote_cipher == "aes256-gcm@openssh.com"
+    )
 
 
 PRIVATE_NAMES = {
-    paramiko.SFTPClient: ("_async_request", "_read_response", "_convert_status", "_request", "_read_all"),
+    paramiko.SFTPClient: (
+        "_async_request",
+        "_read_response",
+        "_convert_status",
+        "_request",
+        "_read_all",
+        "_read_packet",
+        "_send_packet",
+        "_send_version",
+        "_write_all",
+    ),
     paramiko.SFTPServer: ("_process", "_read_all", "_send_handle_response", "_send_status"),
     paramiko.Transport: ("_parse_ext_info", "_auth_trigger"),
     paramiko.packet.Packetizer: ("read_all", "_read_timeout"),
+    paramiko.buffered_pipe.BufferedPipe: ("_buffer_frombytes", "_buffer_tobytes"),
+    paramiko.transport.ChannelMap: ("put",),
 }
 
 
@@ -215,51 +235,63 @@ class Memory:
         return number
 
 
-@given(size=st.integers(0, 3000), request=st.integers(1, 700), short=st.integers(1, 700))
-def test_a_window_reads_everything_in_order(size, request, short):
-    """Whatever the sizes, and with at most 64 requests open."""
+@given(
+    size=st.integers(0, 3000),
+    start=st.integers(0, 3000),
+    request=st.integers(1, 700),
+    short=st.integers(1, 700),
+)
+def test_a_window_reads_everything_in_order(size, start, request, short):
+    """From anywhere on, whatever the sizes, and with at most 64 requests open; each byte is counted once."""
     content = os.urandom(size)
-    memory, found = Memory(content, short), bytearray()
+    memory, found, counts = Memory(content, short), bytearray(), []
 
-    read_all(memory, size, request, found.extend)
+    read_all(memory, start, size, request, found.extend, counts.append)
 
-    assert bytes(found) == content
+    assert bytes(found) == content[start:]
+    assert sum(counts) == len(found)
     assert memory.most_open <= 65
 
 
 @given(size=st.integers(0, 3000), request=st.integers(1, 700))
 def test_a_window_writes_everything(size, request):
-    """With at most 32 requests open."""
-    content, memory = os.urandom(size), Memory()
+    """With at most 32 requests open; each byte is counted once."""
+    content, memory, counts = os.urandom(size), Memory(), []
     pieces = iter([content[start : start + request] for start in range(0, size, request)])
 
-    write_all(memory, size, request, lambda _: next(pieces))
+    write_all(memory, size, request, lambda _: next(pieces), counts.append)
 
     assert bytes(memory.content) == content
+    assert sum(counts) == size
     assert memory.most_open <= 32
 
 
 @contextmanager
-def way_to(served_sites, port: int, patience: Patience = HASTE) -> Iterator[SftpTransport]:
+def way_to(
+    served_sites, port: int, patience: Patience = HASTE, carrier="paramiko"
+) -> Iterator[SftpTransport]:
     """North's way to whatever pretends to be south at ``port``."""
     south, key = served_sites["south"].member, served_sites["north"].private_key
-    transport = SftpTransport(f"sftp://127.0.0.1:{port}", south.host_key, key, "north", patience)
+    transport = SftpTransport(
+        f"sftp://127.0.0.1:{port}", south.host_key, key, "north", patience, carrier=carrier
+    )
     yield transport
     transport.close()
 
 
-def refusal(served_sites, reply) -> tuple[str, float]:
+def refusal(served_sites, reply, carrier: str = "paramiko") -> tuple[str, float]:
     """What the client says about a server that answers with ``reply``, and after how many seconds."""
     started = time.monotonic()
     with (
         hostile_kit.hostile_server(str(served_sites["south"].host_key), reply) as port,
-        way_to(served_sites, port, Patience(deadline_seconds=20)) as transport,
+        way_to(served_sites, port, Patience(deadline_seconds=20), carrier) as transport,
         pytest.raises(TransportError) as caught,
     ):
         transport.names()
     return str(caught.value), time.monotonic() - started
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(
     ("reply", "found"),
     [
@@ -269,9 +301,9 @@ def refusal(served_sites, reply) -> tuple[str, float]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_an_answer_out_of_bounds_ends_the_call(served_sites, reply, found):
+def test_an_answer_out_of_bounds_ends_the_call(served_sites, reply, found, carrier):
     """At once, not at the deadline."""
-    message, seconds = refusal(served_sites, reply)
+    message, seconds = refusal(served_sites, reply, carrier)
 
     assert found in message
     assert seconds < 10
@@ -307,7 +339,7 @@ def test_a_deadline_during_the_connecting_counts(monkeypatch, served_sites, serv
         time.sleep(0.5)
         return dial(*arguments)
 
-    monkeypatch.setattr("peer_sync.transport.sftp.dial", slowly)
+    monkeypatch.setattr("peer_sync.transport.connection.dial", slowly)
     patience = Patience(deadline_seconds=0.1)
 
     with (
@@ -319,16 +351,52 @@ def test_a_deadline_during_the_connecting_counts(monkeypatch, served_sites, serv
 
 def test_close_during_the_login_leaves_no_dead_session(monkeypatch, transport):
     """The next call connects afresh."""
-    log_in = SftpTransport._log_in
+    log_in = ParamikoConnection._logged_in
 
-    def closed_meanwhile(self: SftpTransport, connection) -> None:
-        log_in(self, connection)
+    def closed_meanwhile(self: ParamikoConnection, *arguments: object) -> paramiko.Transport:
+        found = log_in(self, *arguments)
         monkeypatch.undo()
-        self._transport = None
+        transport.close()
+        return found
 
-    monkeypatch.setattr(SftpTransport, "_log_in", closed_meanwhile)
+    monkeypatch.setattr(ParamikoConnection, "_logged_in", closed_meanwhile)
 
     with pytest.raises(TransportError):
         transport.names()
-    assert transport._client is None
     assert transport.names() == []
+
+
+class Talking(session.BoundedClient):
+    """A client whose server has said what it can do, and answers with ``limits``."""
+
+    def __init__(self, limits: tuple[int, ...]) -> None:
+        self.extensions = [session.LIMITS]
+        self.request_bytes = session.SMALL_REQUEST_BYTES
+        self.limits = limits
+
+    def _request(self, *_: object) -> tuple[int, paramiko.Message]:
+        message = paramiko.Message()
+        for limit in self.limits:
+            message.add_int64(limit)
+        message.rewind()
+        return paramiko.sftp.CMD_EXTENDED_REPLY, message
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((1 << 18, 261_120, 261_120, 0), 261_120),
+        ((1 << 18, 100_000, 50_000, 0), 50_000),
+        ((0, 0, 0, 0), 261_120),
+        ((1 << 63, 1 << 63, 1 << 63, 1), 261_120),
+        ((1, 1, 1, 1), 32_768),
+        ((), 261_120),
+    ],
+)
+def test_requests_are_as_large_as_the_server_wants(limits, expected):
+    """Between what every server takes and what we ever ask for, whatever it says; nothing means no limit."""
+    client = Talking(limits)
+
+    client.ask_limits()
+
+    assert client.request_bytes == expected

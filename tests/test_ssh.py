@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 
 import paramiko
 import pytest
@@ -109,12 +110,13 @@ def hung_up(sock: socket.socket) -> bool:
 
 
 def test_data_over_the_window_ends_the_connection(connect):
-    """On a channel that nobody reads; the window is 2 MiB."""
+    """On a channel that nobody reads; the window is 256 KiB."""
     transport = connect()
     channel = transport.open_session()
 
-    for _ in range(70):
-        transport._send_message(message(cMSG_CHANNEL_DATA, channel.remote_chanid, b"x" * 32_000))
+    with suppress(EOFError):
+        for _ in range(10):
+            transport._send_message(message(cMSG_CHANNEL_DATA, channel.remote_chanid, b"x" * 32_000))
 
     assert wait_for(lambda: not transport.is_active())
 
@@ -170,11 +172,11 @@ def test_a_key_is_named_in_the_log_after_it_was_proven(connect, served_sites, ca
     shown.add_string(paramiko.Ed25519Key(filename=str(served_sites["north"].private_key)).asbytes())
     transport._send_message(shown)
     time.sleep(0.3)
-    assert "key of north" not in caplog.text
+    assert "north: logged in" not in caplog.text
 
     connect()
 
-    assert wait_for(lambda: "key of north" in caplog.text)
+    assert wait_for(lambda: "north: logged in" in caplog.text)
 
 
 def test_a_peer_has_few_connections(served_sites):

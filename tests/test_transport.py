@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sshd_kit import SSHD, running_sshd
+from sshd_kit import SSH, SSHD, running_sshd
 
 from peer_sync.errors import NotFoundError, RejectedError, TransportError
 from peer_sync.names import manifest_name, payload_name
 from peer_sync.transport import Transport
 from peer_sync.transport.folder import FolderTransport
+from peer_sync.transport.session import FileRequests
 from peer_sync.transport.sftp import SftpTransport
 
 NAME = manifest_name(7)
@@ -57,12 +58,27 @@ def embedded_place(served_sites, server) -> Place:
 @pytest.fixture
 def openssh_place(tmp_path, sshd) -> Place:
     """A folder behind OpenSSH."""
-    outbox = tmp_path / "outbox"
+    return behind(sshd, tmp_path / "outbox", "paramiko")
+
+
+@pytest.fixture
+def child_place(tmp_path, sshd) -> Place:
+    """The same, reached by the system's own ssh."""
+    if SSH is None:
+        pytest.skip("ssh is not installed")
+    return behind(sshd, tmp_path / "outbox", "ssh")
+
+
+def behind(sshd, outbox: Path, carrier: str) -> Place:
+    """A new folder on an OpenSSH server."""
     outbox.mkdir()
-    return Place(SftpTransport(sshd.address(outbox), sshd.host_key, sshd.login_key, "nobody"), outbox, True)
+    address = sshd.address(outbox)
+    return Place(
+        SftpTransport(address, sshd.host_key, sshd.login_key, "nobody", carrier=carrier), outbox, True
+    )
 
 
-@pytest.fixture(params=["folder", "embedded", "openssh"])
+@pytest.fixture(params=["folder", "embedded", "openssh", "child"])
 def place(request):
     """Each way in turn."""
     found = request.getfixturevalue(f"{request.param}_place")
@@ -70,9 +86,17 @@ def place(request):
     found.transport.close()
 
 
-@pytest.fixture(params=["folder", "openssh"])
+@pytest.fixture(params=["folder", "openssh", "child"])
 def writable(request):
     """Each way that lets us write."""
+    found = request.getfixturevalue(f"{request.param}_place")
+    yield found
+    found.transport.close()
+
+
+@pytest.fixture(params=["embedded", "openssh", "child"])
+def remote(request):
+    """Each way over a network."""
     found = request.getfixturevalue(f"{request.param}_place")
     yield found
     found.transport.close()
@@ -111,6 +135,51 @@ def test_get_copies_every_byte(place, tmp_path, size):
     copied = place.transport.get(LARGE, tmp_path / "target", size)
 
     assert copied == size
+    assert (tmp_path / "target").read_bytes() == content
+
+
+@pytest.mark.parametrize("there", [0, 1, 261_120, 1_000_000, 1_000_001])
+def test_get_continues_behind_what_is_there(place, tmp_path, there):
+    """Only the rest is fetched: what was there stays as it was, right or wrong."""
+    content = os.urandom(1_000_001)
+    (place.outbox / LARGE).write_bytes(content)
+    (tmp_path / "target").write_bytes(b"?" * there)
+
+    size = place.transport.get(LARGE, tmp_path / "target", len(content))
+
+    assert size == len(content)
+    assert (tmp_path / "target").read_bytes() == b"?" * there + content[there:]
+
+
+def test_get_writes_a_larger_target_anew(place, tmp_path):
+    """It cannot be the beginning of this file."""
+    (place.outbox / NAME).write_bytes(b"short")
+    (tmp_path / "target").write_bytes(b"much longer than that")
+
+    assert place.transport.get(NAME, tmp_path / "target", 100) == 5
+    assert (tmp_path / "target").read_bytes() == b"short"
+
+
+def test_a_broken_download_continues(remote, monkeypatch, tmp_path):
+    """The connection breaks in the middle; the next call brings the rest, and together they are the file."""
+    content = os.urandom(5_000_000)
+    (remote.outbox / LARGE).write_bytes(content)
+    answer, asked = FileRequests.answer, []
+
+    def breaking(self: FileRequests, number: int) -> bytes:
+        asked.append(number)
+        if len(asked) == 9:
+            remote.transport.close()
+        return answer(self, number)
+
+    monkeypatch.setattr(FileRequests, "answer", breaking)
+    while len(asked) < 9:
+        with pytest.raises(TransportError):
+            remote.transport.get(LARGE, tmp_path / "target", len(content))
+    come = (tmp_path / "target").stat().st_size
+
+    assert remote.transport.get(LARGE, tmp_path / "target", len(content)) == len(content)
+    assert 0 < come < len(content)
     assert (tmp_path / "target").read_bytes() == content
 
 
@@ -184,6 +253,48 @@ def test_put_replaces_an_older_file(writable, tmp_path):
     assert (writable.outbox / NAME).read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("kind", ["openssh", "child"])
+def test_put_replaces_where_renaming_does_not(request, kind, tmp_path):
+    """Not every server can rename over a file: then the old one goes first."""
+    place = request.getfixturevalue(f"{kind}_place")
+    (place.outbox / NAME).write_bytes(b"old")
+    (tmp_path / "source").write_bytes(b"new")
+    place.transport._connection.client().extensions.clear()
+
+    place.transport.put(tmp_path / "source", NAME)
+
+    assert (place.outbox / NAME).read_bytes() == b"new"
+    place.transport.close()
+
+
+def test_remove_removes(writable):
+    """One file, and it is no matter if it is gone already."""
+    (writable.outbox / NAME).write_bytes(b"x")
+    (writable.outbox / LARGE).write_bytes(b"x")
+
+    writable.transport.remove(NAME)
+    writable.transport.remove(NAME)
+
+    assert writable.transport.names() == [LARGE]
+
+
+def test_remove_parts_removes_nothing_else(writable):
+    """What an interrupted upload left goes; published and foreign files stay."""
+    for name in (NAME, ".part-0123456789abcdef", ".part-x", ".hidden", "notes.part-1"):
+        (writable.outbox / name).write_bytes(b"x")
+
+    writable.transport.remove_parts()
+
+    assert {path.name for path in writable.outbox.iterdir()} == {NAME, ".hidden", "notes.part-1"}
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", ".hidden", "a/b", "", "a\n"])
+def test_a_name_that_is_a_path_is_not_removed(writable, name):
+    """No more than it is asked for."""
+    with pytest.raises(TransportError, match="plain file name"):
+        writable.transport.remove(name)
+
+
 def test_put_into_a_missing_folder_fails(writable, tmp_path):
     """As a failure that may pass, not as a crash."""
     (tmp_path / "source").write_bytes(b"new")
@@ -194,12 +305,15 @@ def test_put_into_a_missing_folder_fails(writable, tmp_path):
 
 
 def test_the_embedded_server_takes_nothing(embedded_place, tmp_path):
-    """A peer cannot write."""
+    """A peer cannot write, nor remove."""
     (tmp_path / "source").write_bytes(b"new")
+    (embedded_place.outbox / LARGE).write_bytes(b"x")
 
     with pytest.raises(TransportError):
         embedded_place.transport.put(tmp_path / "source", NAME)
-    assert list(embedded_place.outbox.iterdir()) == []
+    with pytest.raises(TransportError):
+        embedded_place.transport.remove(LARGE)
+    assert [path.name for path in embedded_place.outbox.iterdir()] == [LARGE]
 
 
 def test_a_folder_that_is_not_mounted_is_not_found(tmp_path):

@@ -2,8 +2,7 @@
 
 import sys
 
-from peer_sync.server.embedded import Server
-from peer_sync.server.reception import main
+from peer_sync.server.running import main
 
 if __name__ == "__main__":
-    sys.exit(main(Server))
+    sys.exit(main())

@@ -6,21 +6,31 @@ import logging
 import socket
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import paramiko
 
 from peer_sync import identity
 from peer_sync.errors import ConfigError
-from peer_sync.server import served
+from peer_sync.server import access, served
 from peer_sync.server.answering import Files, Session
 from peer_sync.server.guest import Guest
 from peer_sync.server.reception import Limits, Reception
 from peer_sync.site import Site
 from peer_sync.ssh import SERVER_ID, BoundedTransport
 
-log = logging.getLogger(__name__)
-
+WINDOW_BYTES = 256 * 1024
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384")
+
+
+def place(site: Site) -> tuple[tuple[str, int], Path]:
+    """Host and port to listen on, and the host key's file. Raises `ConfigError` without ``listen``."""
+    if site.listen is None or site.host_key is None:
+        raise ConfigError(
+            f"{site.path}: expected listen and host_key for a server of the outbox, found none",
+            hint='add for example listen = "0.0.0.0:2222", or let another SFTP server serve the outbox',
+        )
+    return site.listen, site.host_key
 
 
 class Server:
@@ -35,31 +45,27 @@ class Server:
     """
 
     def __init__(self, site: Site, limits: Limits | None = None) -> None:
-        if site.listen is None or site.host_key is None:
-            raise ConfigError(f"{site.path.name}: listen is missing", hint="add listen and host_key there")
-        identity.load_private_key(site.host_key)
-        self._host_key = paramiko.Ed25519Key(filename=str(site.host_key))
+        listen, host_key = place(site)
+        identity.load_private_key(host_key)
+        self._host_key = paramiko.Ed25519Key(filename=str(host_key))
         self._keys = {
             " ".join(member.public_key.split()[:2]): member.name for member in site.federation.members
         }
         outbox = site.folder / "outbox"
         outbox.mkdir(parents=True, exist_ok=True)
         self._folder = served.ServedFolder(outbox)
-        self._reception = Reception(site.listen, self._welcome, limits or Limits())
+        self._reception = Reception(listen, self._welcome, limits or Limits())
         self.address = self._reception.address
         self.stop = self._reception.stop
 
     def serve(self, ends: Sequence[int] = (), parent: int | None = None) -> None:
         """Answer until ``stop`` is set, a descriptor in ``ends`` closes, or process ``parent`` is gone."""
-        try:
-            self._reception.serve(ends, parent)
-        finally:
-            self._folder.close()
+        self._reception.serve(ends, parent)
 
     def _welcome(self, sock: socket.socket, address: str) -> Guest | None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport = BoundedTransport(sock)
+            transport = BoundedTransport(sock, default_window_size=WINDOW_BYTES)
             options = transport.get_security_options()
             options.kex = tuple(name for name in KEX if name in options.kex)
             transport.local_version = f"SSH-2.0-{SERVER_ID}"
@@ -68,7 +74,7 @@ class Server:
             guest = Guest(transport, self._keys, address)
             transport.start_server(event=threading.Event(), server=guest)
         except (OSError, RuntimeError, MemoryError, paramiko.SSHException) as error:
-            log.warning("%s: %s", address, error)
+            access.note(logging.WARNING, address, "", "turned away: %s", error)
             sock.close()
             return None
         return guest

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import paramiko
 from paramiko import common
 
+from peer_sync.errors import quoted
+from peer_sync.server import access
 from peer_sync.ssh import BoundedTransport
-
-log = logging.getLogger(__name__)
 
 MAX_CHANNELS = 4
 
@@ -35,11 +35,12 @@ class Guest(paramiko.ServerInterface):
         self.channels = 0
         self.sessions: dict[int, Callable[[], int] | None] = {}
         self.opening = threading.Lock()
+        self._shown = ""
 
     @property
     def known(self) -> bool:
         """Whether it has logged in."""
-        return bool(self.transport.is_authenticated())
+        return bool(self.peer)
 
     @property
     def active(self) -> bool:
@@ -50,27 +51,40 @@ class Guest(paramiko.ServerInterface):
         """End it."""
         self.transport.close()
 
+    def note(self, level: int, text: str, *values: object) -> None:
+        """A line about it in the access log."""
+        access.note(level, self.address, self.peer, text, *values)
+
+    def ending(self) -> str:
+        """Why it is not there any more, as far as that is known."""
+        error = self.transport.get_exception()
+        return quoted(error) if isinstance(error, paramiko.SSHException) else "hung up"
+
     def get_allowed_auths(self, username: str) -> str:
         """Keys only."""
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         """Only those of the federation."""
-        self.peer = self.keys.get(f"{key.get_name()} {key.get_base64()}", "")
-        if not self.peer:
-            log.info("%s: key of nobody known", self.address)
-        return common.AUTH_SUCCESSFUL if self.peer else common.AUTH_FAILED
+        self._shown = self.keys.get(f"{key.get_name()} {key.get_base64()}", "")
+        if not self._shown:
+            self.note(logging.INFO, "refused, a key of nobody in the federation: %s", key.fingerprint)
+        return common.AUTH_SUCCESSFUL if self._shown else common.AUTH_FAILED
 
     def logged_in(self) -> None:
         """The key was proven, not only shown."""
-        log.info("%s: key of %s", self.address, self.peer)
+        self.peer = self._shown
+        self.last_seen = time.monotonic()
+        self.note(logging.INFO, "logged in")
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         """Sessions only, and few."""
         if kind != "session":
+            self.note(logging.WARNING, "denied, a channel that is no session: %s", quoted(kind))
             return common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         self.channels += 1
         if self.channels > MAX_CHANNELS:
+            self.note(logging.WARNING, "denied, more than %d channels", MAX_CHANNELS)
             return common.OPEN_FAILED_RESOURCE_SHORTAGE
         return common.OPEN_SUCCEEDED
 
@@ -81,6 +95,21 @@ class Guest(paramiko.ServerInterface):
             return False
         self.sessions[number] = None
         return bool(super().check_channel_subsystem_request(channel, name))
+
+    def check_channel_shell_request(self, channel: paramiko.Channel) -> bool:
+        """None."""
+        self.note(logging.WARNING, "denied, a shell")
+        return False
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        """None."""
+        self.note(logging.WARNING, "denied, a command: %s", quoted(command.decode(errors="replace")))
+        return False
+
+    def check_port_forward_request(self, address: str, port: int) -> bool:
+        """None."""
+        self.note(logging.WARNING, "denied, a forwarded port")
+        return False
 
     def handles(self) -> int:
         """How many files and folders this connection has open, on all its channels."""

@@ -15,12 +15,19 @@ from peer_sync.site import Site
 
 START_SECONDS = 30.0
 GREETING = "listening on "
+SERVED = 3
+"""Exit code of a server that found another one at work."""
+
+
+class ServedError(ConfigError):
+    """Another process serves this outbox already."""
 
 
 class ServerProcess:
     """Starts the server and ends it; it also ends by itself when this process does.
 
     Raises:
+        ServedError: another process serves this outbox.
         ConfigError: it did not start; message and hint are the server's own.
     """
 
@@ -41,8 +48,20 @@ class ServerProcess:
         greeting = self._greeting()
         if not greeting.startswith(GREETING):
             self.stop()
-            raise _failed(site, errors)
+            raise _failed(site, errors, self._process.returncode)
         self.address = greeting.removeprefix(GREETING).strip()
+
+    @classmethod
+    def start_unless_served(cls, site: Site) -> ServerProcess | None:
+        """Start the server; None when another process, such as ``nnunet-gml serve``, serves the outbox.
+
+        Raises:
+            ConfigError: it did not start for another reason.
+        """
+        try:
+            return cls(site)
+        except ServedError:
+            return None
 
     @property
     def running(self) -> bool:
@@ -80,7 +99,7 @@ class ServerProcess:
         return text.decode(errors="replace")
 
 
-def _failed(site: Site, errors: Path) -> ConfigError:
+def _failed(site: Site, errors: Path, code: int | None) -> ConfigError:
     lines = errors.read_text(errors="replace").splitlines()
     found = {
         kind: line.removeprefix(f"{kind}: ")
@@ -89,7 +108,7 @@ def _failed(site: Site, errors: Path) -> ConfigError:
         if line.startswith(kind)
     }
     message = found.get("error", f"it wrote: {lines[-1] if lines else 'nothing'}")
-    return ConfigError(
-        f"the server of site {site.name!r} did not start: {message}",
-        hint=found.get("hint", f"all it wrote is in {errors}"),
-    )
+    hint = found.get("hint", f"all it wrote is in {errors}")
+    if code == SERVED:
+        return ServedError(message, hint)
+    return ConfigError(f"the server of site {site.name!r} did not start: {message}", hint)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
-import logging.handlers
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from peer_sync.errors import ConfigError, PeerSyncError
-from peer_sync.site import Site, load_site
-
-log = logging.getLogger(__name__)
+from peer_sync.errors import ConfigError
+from peer_sync.server import access
 
 TICK_SECONDS = 0.5
 BIND_SECONDS = 2.0
-LOG_BYTES = 1 << 20
-MAX_LINE_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,12 @@ class Guest(Protocol):
 
     def close(self) -> None:
         """End it."""
+
+    def note(self, level: int, text: str, *values: object) -> None:
+        """A line about it in the access log."""
+
+    def ending(self) -> str:
+        """Why it is not there any more, as far as that is known."""
 
 
 def overdue(guests: Sequence[Guest], limits: Limits, now: float) -> list[Guest]:
@@ -143,36 +141,45 @@ class Reception:
                 self._admit()
         self._listener.close()
         for guest in list(self.guests):
-            self._dismiss(guest)
+            self._dismiss(guest, "the server ends")
 
     def _admit(self) -> None:
         try:
             sock, origin = self._listener.accept()
         except OSError as error:
-            log.warning("cannot accept: %s", error)
+            access.log.warning("cannot accept a connection: %s", error)
             time.sleep(TICK_SECONDS)  # without a free descriptor the next select returns at once
             return
-        leaving = must_go(self.guests, origin[0], self._limits)
+        address = origin[0]
+        leaving = must_go(self.guests, address, self._limits)
         if leaving is None:
-            log.warning("%s: too many connections", origin[0])
+            access.note(logging.WARNING, address, "", "turned away: too many connections")
             sock.close()
             return
         for guest in leaving:
-            self._dismiss(guest)
-        newcomer = self._welcome(sock, origin[0])
+            self._dismiss(guest, "a newcomer needs the place")
+        newcomer = self._welcome(sock, address)
         if newcomer is not None:
             self.guests.append(newcomer)
 
     def _sweep(self) -> None:
-        for guest in overdue(self.guests, self._limits, time.monotonic()):
-            log.info("%s: out of time", guest.address)
-            self._dismiss(guest)
-        for guest in surplus(self.guests, self._limits):
-            log.warning("%s: too many connections of %s", guest.address, guest.peer)
-            self._dismiss(guest)
-        self.guests = [guest for guest in self.guests if guest.active]
+        limits = self._limits
+        for guest in overdue(self.guests, limits, time.monotonic()):
+            late = (
+                f"no request for {limits.idle_seconds:.0f} s"
+                if guest.known
+                else f"no login within {limits.login_seconds:.0f} s"
+            )
+            self._dismiss(guest, late)
+        for guest in surplus(self.guests, limits):
+            self._dismiss(guest, f"more than {limits.per_peer} connections with one key")
+        for guest in [guest for guest in self.guests if not guest.active]:
+            seconds = time.monotonic() - guest.started
+            guest.note(logging.INFO, "left after %.1f s: %s", seconds, guest.ending())
+            self.guests.remove(guest)
 
-    def _dismiss(self, guest: Guest) -> None:
+    def _dismiss(self, guest: Guest, reason: str) -> None:
+        guest.note(logging.INFO, "dismissed after %.1f s: %s", time.monotonic() - guest.started, reason)
         guest.close()
         self.guests.remove(guest)
 
@@ -192,48 +199,3 @@ def bind(listen: tuple[str, int]) -> socket.socket:
                 f"cannot listen on {host}:{port}: expected a free port, found {error.strerror}",
                 hint="stop the program that uses it, or change listen (and address in federation.toml)",
             ) from error
-
-
-class Server(Protocol):
-    """What `main` runs."""
-
-    address: str
-
-    def serve(self, ends: Sequence[int] = (), parent: int | None = None) -> None:
-        """Answer until one of ``ends`` closes or ``parent`` is gone."""
-
-
-def main(make: Callable[[Site], Server], argv: Sequence[str] | None = None) -> int:
-    """Serve one site's outbox until standard input closes; says ``listening on``; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m peer_sync.server", description="read-only SFTP server of a site"
-    )
-    parser.add_argument("site", help="site.toml")
-    parser.add_argument("--parent", type=int, help="end as well when this process is gone")
-    arguments = parser.parse_args(argv)
-    try:
-        site = load_site(arguments.site)
-        server = make(site)
-    except PeerSyncError as error:
-        sys.stderr.write(f"error: {error}\nhint: {error.hint}\n")
-        return 2
-    _log_into(site)
-    sys.stdout.write(f"listening on {server.address}\n")
-    sys.stdout.flush()
-    with suppress(KeyboardInterrupt):
-        server.serve([sys.stdin.fileno()], arguments.parent)
-    return 0
-
-
-class _OneLine(logging.Formatter):
-    """Whatever strangers sent stays on its line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record)[:MAX_LINE_CHARACTERS].encode("unicode_escape").decode("ascii")
-
-
-def _log_into(site: Site) -> None:
-    file = logging.handlers.RotatingFileHandler(site.folder / "server.log", maxBytes=LOG_BYTES, backupCount=1)
-    file.setFormatter(_OneLine("%(asctime)s %(message)s"))
-    logging.basicConfig(handlers=[file], level=logging.INFO)
-    logging.getLogger("paramiko").setLevel(logging.ERROR)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,30 +26,35 @@ class FileFacts:
 
 
 class ServedFolder:
-    """Everything goes through one open directory; no path is ever joined."""
+    """Everything goes through the open directory; no path of a stranger is ever joined.
+
+    The directory is opened for each request, so that one that was put in its place
+    (from a backup, say) is served as well.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.folder = folder
 
     def files(self) -> list[FileFacts]:
         """The published files, sorted by name."""
         found = []
-        for name in sorted(filter(names.is_published, os.listdir(self._descriptor))):  # noqa: PTH208
-            try:
-                found.append(self.facts(name))
-            except FileNotFoundError:
-                continue
+        with self._directory() as directory:
+            for name in sorted(filter(names.is_published, os.listdir(directory))):  # noqa: PTH208
+                with suppress(FileNotFoundError):
+                    found.append(_facts_at(name, directory))
         return found
 
     def facts(self, path: str) -> FileFacts:
         """Facts about one file. Raises FileNotFoundError for anything that is not a published file."""
         name = self._name(path)
-        return _facts(name, os.stat(name, dir_fd=self._descriptor, follow_symlinks=False))
+        with self._directory() as directory:
+            return _facts_at(name, directory)
 
     def open(self, path: str) -> int:
         """A descriptor to read one file. Raises OSError."""
         name = self._name(path)
-        descriptor = os.open(name, OPEN_FLAGS, dir_fd=self._descriptor)
+        with self._directory() as directory:
+            descriptor = os.open(name, OPEN_FLAGS, dir_fd=directory)
         try:
             _facts(name, os.fstat(descriptor))
         except FileNotFoundError:
@@ -55,9 +62,13 @@ class ServedFolder:
             raise
         return descriptor
 
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self._descriptor)
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _name(path: str) -> str:
@@ -75,6 +86,10 @@ def open_facts(descriptor: int) -> FileFacts:
 def read_at(descriptor: int, offset: int, length: int) -> bytes:
     """At most 256 KiB, however much is asked for."""
     return os.pread(descriptor, min(length, MAX_READ_BYTES), offset) if offset <= MAX_OFFSET else b""
+
+
+def _facts_at(name: str, directory: int) -> FileFacts:
+    return _facts(name, os.stat(name, dir_fd=directory, follow_symlinks=False))
 
 
 def _facts(name: str, status: os.stat_result) -> FileFacts:

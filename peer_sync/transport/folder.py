@@ -50,17 +50,17 @@ class FolderTransport:
         """See `Transport`."""
         path = self.path / check_name(name)
         part = part_path(self.path)
-        try:
-            with source.open("rb") as file:
+        with source.open("rb") as file:
+            try:
                 copy_rest(file.fileno(), part, os.fstat(file.fileno()).st_size)
-            sync_file(part)
-            part.replace(path)
-            sync_folder(self.path)
-        except OSError as error:
-            raise self._translated(error, f"write {name}") from error
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+                sync_file(part)
+                part.replace(path)
+                sync_folder(self.path)
+            except OSError as error:
+                raise self._translated(error, f"write {name}") from error
+            finally:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """See `Transport`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import struct
+from contextlib import suppress
 from typing import Any
 
 import paramiko
@@ -9,10 +12,17 @@ from paramiko import sftp
 from paramiko.sftp import SFTPError, int64
 
 from peer_sync.errors import TransportError
-from peer_sync.transport import MAX_NAMES, VISIBLE
+from peer_sync.ssh import send_all
+from peer_sync.transport import MAX_NAMES
 
+SFTP_VERSION = 3
 MAX_ANSWER_BYTES = 261 * 1024
 MAX_EXTENDED = 16
+MAX_EXTENSIONS = 64
+LARGE_REQUEST_BYTES = 255 * 1024
+SMALL_REQUEST_BYTES = 32 * 1024
+LIMITS = b"limits@openssh.com"
+POSIX_RENAME = b"posix-rename@openssh.com"
 CLIENT: Any = paramiko.SFTPClient
 FLAGS = paramiko.SFTPAttributes
 
@@ -23,12 +33,70 @@ class BoundedClient(CLIENT):  # type: ignore[misc]
     The library's own transfers are slow, use threads that outlive an error, and call a
     shortened file a success; so this package uses a few of its private names, guarded by
     a test.
+
+    Attributes:
+        extensions: names of what the server can do beyond the standard.
+        request_bytes: size of a read or write request; only servers known to take large ones get them.
     """
+
+    def __init__(self, channel: Any) -> None:  # noqa: ANN401 - a channel, or what behaves like one
+        self.extensions: list[bytes] = []
+        self.request_bytes = SMALL_REQUEST_BYTES
+        super().__init__(channel)
+
+    def ask_limits(self) -> None:
+        """Set ``request_bytes`` as the server wants it, if it can say so."""
+        if LIMITS not in self.extensions:
+            return
+        kind, message = self._request(sftp.CMD_EXTENDED, LIMITS)
+        if kind != sftp.CMD_EXTENDED_REPLY:
+            raise SFTPError("expected limits")
+        _packet, read, write = (message.get_int64() or LARGE_REQUEST_BYTES for _ in range(3))
+        self.request_bytes = max(SMALL_REQUEST_BYTES, min(read, write, LARGE_REQUEST_BYTES))
+
+    def replace(self, old: str, new: str) -> None:
+        """Rename a remote file over another one, which some servers leave us to remove just before."""
+        if POSIX_RENAME in self.extensions:
+            self.posix_rename(old, new)
+            return
+        with suppress(FileNotFoundError):
+            self.remove(new)
+        self.rename(old, new)
+
+    def _send_version(self) -> int:
+        self._send_packet(sftp.CMD_INIT, paramiko.Message(struct.pack(">I", SFTP_VERSION)))
+        kind, data = self._read_packet()
+        if kind != sftp.CMD_VERSION or len(data) < 4:
+            raise SFTPError("expected a start of SFTP")
+        message = paramiko.Message(data)
+        version = int(message.get_int())
+        while message.get_remainder() and len(self.extensions) < MAX_EXTENSIONS:
+            self.extensions.append(message.get_binary())
+            message.get_binary()
+        return version
+
+    def _read_packet(self) -> tuple[int, bytes]:
+        size, kind = struct.unpack(">IB", self._read_all(5))
+        if not size:
+            raise SFTPError("expected an answer, found an empty one")
+        return kind, self._read_all(size - 1)
 
     def _read_all(self, count: int) -> bytes:
         if count > MAX_ANSWER_BYTES:
             raise SFTPError(f"expected at most {MAX_ANSWER_BYTES} bytes in an answer, found {count}")
-        return bytes(super()._read_all(count))
+        data = self.sock.recv(count) if count else b""
+        if len(data) == count:
+            return bytes(data)
+        buffer = bytearray(data)
+        while data and len(buffer) < count:
+            data = self.sock.recv(count - len(buffer))
+            buffer += data
+        if len(buffer) < count:
+            raise EOFError("the connection ended")
+        return bytes(buffer)
+
+    def _write_all(self, data: bytes) -> None:
+        send_all(self.sock, data)
 
     def size_of(self, path: str) -> int | None:
         """Size of a remote file; None when the server does not tell."""
@@ -38,8 +106,19 @@ class BoundedClient(CLIENT):  # type: ignore[misc]
         """Size of an open remote file; None when the server does not tell."""
         return self._size(sftp.CMD_FSTAT, file.handle)
 
-    def listing(self, folder: str) -> list[str]:
-        """Plain file names in a remote folder. Raises `TransportError` over `MAX_NAMES`."""
+    def modified(self, path: str) -> int | None:
+        """When a remote file or folder was changed, in seconds since 1970; None if the server does not tell."""
+        kind, message = self._request(sftp.CMD_STAT, path)
+        if kind != sftp.CMD_ATTRS:
+            raise SFTPError("expected attributes")
+        flags = message.get_int()
+        for flag, size in ((FLAGS.FLAG_SIZE, 8), (FLAGS.FLAG_UIDGID, 8), (FLAGS.FLAG_PERMISSIONS, 4)):
+            message.get_bytes(size if flags & flag else 0)
+        times = (message.get_int(), message.get_int()) if flags & FLAGS.FLAG_AMTIME else None
+        return times[1] if times else None
+
+    def listing(self, folder: str, wanted: re.Pattern[str]) -> list[str]:
+        """The ``wanted`` names in a remote folder, sorted. Raises `TransportError` over `MAX_NAMES`."""
         kind, message = self._request(sftp.CMD_OPENDIR, folder)
         if kind != sftp.CMD_HANDLE:
             raise SFTPError("expected a handle")
@@ -56,8 +135,8 @@ class BoundedClient(CLIENT):  # type: ignore[misc]
             if not names:
                 raise SFTPError("expected names")
             listed += len(names)
-            found += filter(VISIBLE.fullmatch, names)
-        raise TransportError(f"cannot list the outbox: expected at most {MAX_NAMES} files, found more")
+            found += filter(wanted.fullmatch, names)
+        raise TransportError(f"cannot list {folder}: expected at most {MAX_NAMES} files, found more")
 
     def _size(self, request: int, subject: object) -> int | None:
         kind, message = self._request(request, subject)

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import paramiko
-
-from peer_sync import identity
-from peer_sync.address import Patience, dial, parse_address
-from peer_sync.errors import NotFoundError, PeerSyncError, RejectedError, TransportError, quoted
-from peer_sync.ssh import SERVER_ID, BoundedTransport
+from peer_sync.address import Patience
+from peer_sync.errors import PeerSyncError, TransportError
+from peer_sync.names import PART_PREFIX
+from peer_sync.site import Jump
 from peer_sync.storage import part_path
-from peer_sync.transport import check_name, too_large
+from peer_sync.transport import VISIBLE, check_name, too_large
+from peer_sync.transport.child import ChildConnection
+from peer_sync.transport.connection import Connection, ParamikoConnection
+from peer_sync.transport.failures import translated
+from peer_sync.transport.hosts import Way, way
+from peer_sync.transport.own_disk import OwnDiskError, continuing, own_disk
+from peer_sync.transport.rate import Watchdog
 from peer_sync.transport.session import BoundedClient, FileRequests
 from peer_sync.transport.window import read_all, write_all
 
-HOST_KEY_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
-LARGE_REQUEST_BYTES = 255 * 1024
-SMALL_REQUEST_BYTES = 32 * 1024
-WINDOW_BYTES = 8 << 20
-MAX_KEY_CHARACTERS = 200
+PART = re.compile(re.escape(PART_PREFIX) + r"[A-Za-z0-9._-]{1,64}")
+CARRIERS: dict[str, Callable[[Way], Connection]] = {"paramiko": ParamikoConnection, "ssh": ChildConnection}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call to the peer."""
+
+    client: BoundedClient
+    watchdog: Watchdog
 
 
 class SftpTransport:
@@ -33,9 +42,15 @@ class SftpTransport:
     Args:
         address: ``sftp://[user@]host:port[/path]``.
         host_key: the server's public key; any other key is refused.
-        private_key: our key file; no agent, no other key and no password is tried.
-        user: login name when the address has none.
+        private_key: our key file; no other key and no password is tried.
+        user: login name when an address has none.
         patience: time limits.
+        key_line: our public line, for a key that only ssh-agent can use.
+        carrier: ``paramiko``, or ``ssh`` for the system's own ssh as a child process.
+        jump: a host to go through.
+
+    Raises:
+        ConfigError: the carrier is ``ssh``, and there is none, or it cannot take these names.
     """
 
     def __init__(
@@ -45,190 +60,99 @@ class SftpTransport:
         private_key: Path,
         user: str,
         patience: Patience | None = None,
+        *,
+        key_line: str = "",
+        carrier: str = "paramiko",
+        jump: Jump | None = None,
     ) -> None:
-        self.address = parse_address(address)
-        self.user = self.address.user or user
-        self.folder = self.address.folder
-        self.host_key = host_key
-        self.private_key = private_key
         self.patience = patience or Patience()
-        self._transport: BoundedTransport | None = None
-        self._client: BoundedClient | None = None
+        self._way = way(address, host_key, user, jump, private_key, key_line, self.patience)
+        self._folder = self._way.peer.address.folder
+        self._carrier = CARRIERS[carrier]
+        self._connection = self._carrier(self._way)
         self._guard = threading.Lock()
 
     def names(self) -> list[str]:
         """See `Transport`."""
-        with self._talking("list the outbox", 0) as client:
-            return client.listing(self.folder or ".")
+        with self._talking("list the outbox") as call:
+            return call.client.listing(self._folder or ".", VISIBLE)
 
     def get(self, name: str, target: Path, max_bytes: int) -> int:
         """See `Transport`."""
-        path = self._path(name)
-        with self._talking(f"read {name}", max_bytes) as client, client.open(path, "rb") as remote:
-            size = client.open_size(remote)
+        path = self._path(check_name(name))
+        with self._talking(f"read {name}") as call, call.client.open(path, "rb") as remote:
+            size = call.client.open_size(remote)
             if size is None or size > max_bytes:
                 raise too_large(name, max_bytes)
-            with _writing(target) as write:
-                read_all(FileRequests(client, remote), size, self._request_bytes(), write)
+            requests = FileRequests(call.client, remote)
+            with continuing(target, size) as (start, write), call.watchdog.data() as moved:
+                read_all(requests, start, size, call.client.request_bytes, write, moved)
         return size
 
     def put(self, source: Path, name: str) -> None:
         """See `Transport`."""
-        path = self._path(name)
-        part = self._path(part_path(Path()).name, checked=False)
+        path, part = self._path(check_name(name)), self._path(part_path(Path()).name)
         size = source.stat().st_size
-        with source.open("rb") as file, self._talking(f"write {name}", size) as client:
-            with client.open(part, "wx") as remote:
-                write_all(FileRequests(client, remote), size, self._request_bytes(), _our_disk()(file.read))
+        with source.open("rb") as file, self._talking(f"write {name}") as call:
+            client, read = call.client, own_disk()(file.read)
+            with client.open(part, "wx") as remote, call.watchdog.data() as moved:
+                write_all(FileRequests(client, remote), size, client.request_bytes, read, moved)
             found = client.size_of(part)
             if found != size:
                 raise TransportError(f"cannot write {name}: expected {size} bytes there, found {found}")
-            self._rename(client, part, path)
+            client.replace(part, path)
+
+    def remove(self, name: str) -> None:
+        """See `Transport`."""
+        path = self._path(check_name(name))
+        with self._talking(f"remove {name}") as call, suppress(FileNotFoundError):
+            call.client.remove(path)
+
+    def remove_parts(self) -> None:
+        """See `Transport`."""
+        with self._talking("remove unfinished files") as call:
+            for name in call.client.listing(self._folder or ".", PART):
+                with suppress(FileNotFoundError):
+                    call.client.remove(self._path(name))
+
+    def modified(self) -> int | None:
+        """When the folder was changed, in seconds since 1970; our own server answers with its time now."""
+        with self._talking("look at the outbox") as call:
+            return call.client.modified(self._folder or ".")
 
     def close(self) -> None:
         """See `Transport`."""
         with self._guard:
-            transport, self._transport, self._client = self._transport, None, None
-        if transport is not None:
-            transport.close()
+            connection, self._connection = self._connection, self._carrier(self._way)
+        connection.close()
 
-    def _path(self, name: str, checked: bool = True) -> str:
-        plain = check_name(name) if checked else name
-        return f"{self.folder}/{plain}" if self.folder else plain
-
-    @staticmethod
-    def _rename(client: BoundedClient, part: str, path: str) -> None:
-        try:
-            client.posix_rename(part, path)
-        except OSError:
-            with suppress(FileNotFoundError):
-                client.remove(path)
-            client.rename(part, path)
-
-    def _request_bytes(self) -> int:
-        """Only servers known to take large requests get them."""
-        transport = self._transport
-        version = transport.remote_version if transport else ""
-        known = "OpenSSH" in version or SERVER_ID in version
-        return LARGE_REQUEST_BYTES if known else SMALL_REQUEST_BYTES
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}" if self._folder else name
 
     @contextmanager
-    def _talking(self, doing: str, size_bytes: int) -> Iterator[BoundedClient]:
-        """One call: connected, under a deadline, foreign errors translated; an error cuts."""
-        seconds = self.patience.call_seconds(size_bytes)
-        late = threading.Event()
-        watchdog = threading.Timer(seconds, self._cut, [late])
-        watchdog.daemon = True
-        watchdog.start()
+    def _talking(self, doing: str) -> Iterator[_Call]:
+        """One call: connected, watched, foreign errors translated; an error ends the connection."""
+        connection = self._connection
+        watchdog = Watchdog(self.patience, connection.close)
         finished = False
         try:
-            yield self._client or self._connect(late)
-            finished = True
+            with watchdog:
+                yield _Call(connection.client(), watchdog)
+            finished = not watchdog.finding
         except PeerSyncError:
             raise
-        except _LocalError as error:
+        except OwnDiskError as error:
             raise error.cause from error.cause.__cause__
         # The library raises here whatever its own thread met: errors of its cryptography too.
         except Exception as error:
-            raise self._translated(error, doing, seconds if late.is_set() else None) from error
+            failure = connection.explained(error)
+            raise translated(failure.cause, doing, failure.host, watchdog.finding) from failure.cause
         finally:
-            watchdog.cancel()
             if not finished:
-                self.close()
+                self._drop(connection)
 
-    def _cut(self, late: threading.Event) -> None:
-        late.set()
-        transport = self._transport
-        if transport is not None:
-            transport.close()
-
-    def _connect(self, late: threading.Event) -> BoundedClient:
-        """Connect and log in, unless the deadline passes or `close` is called meanwhile."""
-        sock = dial(self.address, self.patience)
-        transport = BoundedTransport(sock, default_window_size=WINDOW_BYTES)
-        self._transport = transport
-        if late.is_set():
-            raise paramiko.SSHException("no connection in time")
-        self._log_in(transport)
-        client: BoundedClient | None = BoundedClient.from_transport(transport, window_size=WINDOW_BYTES)
-        if client is None:
-            raise paramiko.SSHException("no SFTP session")
-        client.get_channel().settimeout(self.patience.silence_seconds)
+    def _drop(self, connection: Connection) -> None:
         with self._guard:
-            if late.is_set() or self._transport is not transport:
-                transport.close()
-                raise paramiko.SSHException("the connection was closed")
-            self._client = client
-        return client
-
-    def _log_in(self, transport: BoundedTransport) -> None:
-        options = transport.get_security_options()
-        kind = self.host_key.split()[0]
-        wanted = HOST_KEY_ALGORITHMS.get(kind, (kind,))
-        options.key_types = wanted + tuple(other for other in options.key_types if other not in wanted)
-        seconds = self.patience.login_seconds
-        transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = seconds
-        transport.start_client(timeout=seconds)
-        server = transport.get_remote_server_key()
-        found = f"{server.get_name()} {server.get_base64()}"
-        if not identity.same_key(found, self.host_key):
-            raise RejectedError(
-                "host-key",
-                f"host key of {self.address}: expected {self.host_key}, found {found[:MAX_KEY_CHARACTERS]}",
-                hint="ask the peer by another way whether its server changed; nothing was sent to it",
-            )
-        identity.load_private_key(self.private_key)
-        transport.auth_publickey(self.user, paramiko.Ed25519Key(filename=str(self.private_key)))
-        transport.set_keepalive(max(1, int(self.patience.silence_seconds)))
-
-    def _translated(self, error: BaseException, doing: str, late_seconds: float | None) -> TransportError:
-        place = self.address
-        if late_seconds is not None:
-            return TransportError(
-                f"cannot {doing} at {place}: expected an end within {late_seconds:.0f} s, found none",
-                hint="the way to the peer is slow or stuck",
-            )
-        if isinstance(error, OSError) and error.errno == errno.ENOENT:
-            return NotFoundError(f"cannot {doing} at {place}: there is none", hint="not published, or gone")
-        if isinstance(error, paramiko.AuthenticationException):
-            return TransportError(
-                f"cannot {doing} at {place}: expected a login as {self.user!r}, found it refused",
-                hint="the peer's server does not know this site's key",
-            )
-        known = isinstance(error, OSError) and error.errno
-        reason = os.strerror(known) if known else quoted(str(error) or type(error).__name__)
-        return TransportError(
-            f"cannot {doing} at {place}: expected an answer, found {reason}",
-            hint="is the peer's server running, and does the network let us through?",
-        )
-
-
-class _LocalError(Exception):
-    """Our own disk failed in the middle of a call: not the peer's fault."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-@contextmanager
-def _our_disk() -> Iterator[None]:
-    """Work on our own disk; `SftpTransport` lets its errors through as they are."""
-    try:
-        yield
-    except OSError as error:
-        raise _LocalError(error) from error
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[Callable[[bytes], int]]:
-    """Yield what writes into ``target``, down to the last byte."""
-    with _our_disk():
-        file = target.open("wb")
-    try:
-        yield _our_disk()(file.write)
-        with _our_disk():
-            file.flush()
-    finally:
-        with suppress(OSError):
-            file.close()
+            if self._connection is connection:
+                self._connection = self._carrier(self._way)
+        connection.close()

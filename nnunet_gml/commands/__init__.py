@@ -1,0 +1,1 @@
+"""One module for each larger command of `nnunet-gml`."""

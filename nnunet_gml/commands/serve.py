@@ -1,0 +1,33 @@
+"""Serve this site's outbox to its peers, read-only over SFTP, until Ctrl-C or SIGTERM.
+
+For a site whose training has ended or runs elsewhere; a training with `listen` in site.toml
+serves the outbox by itself, and leaves it to this command when it runs already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``nnunet-gml serve``."""
+    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until somebody ends it; logins, downloads and denials are on standard error, too."""
+    from peer_sync.server.running import serving
+    from peer_sync.site import load_site
+
+    site = load_site(args.site)
+    with serving(site, console=True) as server, suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, lambda *_: server.stop.set())
+        outbox = site.folder / "outbox"
+        sys.stdout.write(f"site {site.name}: listening on {server.address}, serving {outbox}\n")
+        sys.stdout.flush()
+        server.serve()
+    return 0

@@ -1,0 +1,132 @@
+"""What has come from peers: deliveries that wait for the training, and payloads that are still coming."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from peer_sync import manifest as manifests
+from peer_sync.checks import Expectation, check_manifest
+from peer_sync.errors import PeerSyncError
+from peer_sync.manifest import Manifest
+from peer_sync.storage import remove, remove_parts, write_durably
+
+KEPT_DELIVERIES = 2
+MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.json.sig"
+WEIGHTS_FILE = "weights.safetensors"
+NOTE_FILE = "delivery.json"
+BEGUN_PREFIX = ".begun-"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A peer's offer that kept every rule this package knows; the trainer still has to judge the weights.
+
+    Attributes:
+        peer: whose weights.
+        manifest: the signed facts.
+        payload: the weights file in our inbox.
+        round: our round in which it was collected.
+        transferred_bytes: manifest, signature and payload together.
+        seconds: how long collecting took.
+        retries: failed attempts before it worked.
+        remark: what a person should know about it, such as its great age; may be empty.
+    """
+
+    peer: str
+    manifest: Manifest
+    payload: Path
+    round: int
+    transferred_bytes: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    remark: str = ""
+
+    def facts(self) -> dict[str, str | int | float | None]:
+        """This delivery, for the ledger."""
+        return {
+            "event": "collect",
+            "peer": self.peer,
+            "round": self.round,
+            "sequence": self.manifest.sequence,
+            "bytes": self.transferred_bytes,
+            "seconds": self.seconds,
+            "retries": self.retries,
+            "message": self.remark or None,
+        }
+
+
+class Inbox:
+    """One folder per peer with its last deliveries, and one beside it with what is still coming.
+
+    Args:
+        folder: where these folders are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def clean(self) -> None:
+        """Remove what an interrupted run left and nobody can use."""
+        remove_parts(self.folder)
+
+    def begun(self, peer: str, name: str) -> Path:
+        """Where the payload ``name`` of a peer grows; what was begun of others is removed."""
+        home = self.folder / f"{BEGUN_PREFIX}{peer}"
+        home.mkdir(exist_ok=True)
+        for path in home.iterdir():
+            if path.name != name:
+                remove(path)
+        return home / name
+
+    def settle(self, staging: Path, delivery: Delivery, token: str) -> Delivery:
+        """Give checked files their place; the last two deliveries of each peer stay.
+
+        Args:
+            staging: folder with manifest, signature and weights.
+            delivery: what is known about them.
+            token: the order that this answers; see `peer_sync.wanted`.
+        """
+        note = {name: getattr(delivery, name) for name in NOTED}
+        write_durably(staging / NOTE_FILE, json.dumps({**note, "token": token}).encode() + b"\n")
+        home = self.folder / delivery.peer
+        home.mkdir(exist_ok=True)
+        place = home / f"{delivery.manifest.sequence:010d}-{staging.name[-16:]}"
+        older = self._places(delivery.peer)
+        staging.rename(place)
+        for path in older[: 1 - KEPT_DELIVERIES]:
+            remove(path)
+        return _moved(delivery, place)
+
+    def newest(self, peer: str) -> tuple[Delivery, str] | None:
+        """The last delivery of a peer and the token of the order it answers; None when there is none."""
+        for place in reversed(self._places(peer)):
+            try:
+                note = json.loads((place / NOTE_FILE).read_bytes())
+                manifest = manifests.parse((place / MANIFEST_FILE).read_bytes())
+                facts = {name: note[name] for name in NOTED}
+            except (OSError, ValueError, KeyError, TypeError, PeerSyncError):
+                continue
+            return Delivery(manifest=manifest, payload=place / WEIGHTS_FILE, **facts), note["token"]
+        return None
+
+    @staticmethod
+    def check(delivery: Delivery, expected: Expectation) -> None:
+        """Judge manifest and signature of a delivery once more. Raises `RejectedError`."""
+        place = delivery.payload.parent
+        data, signature = ((place / name).read_bytes() for name in (MANIFEST_FILE, SIGNATURE_FILE))
+        check_manifest(data, signature, delivery.manifest.sequence, expected)
+
+    def _places(self, peer: str) -> list[Path]:
+        home = self.folder / peer
+        found = home.iterdir() if home.is_dir() else ()
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+NOTED = ("peer", "round", "transferred_bytes", "seconds", "retries", "remark")
+
+
+def _moved(delivery: Delivery, place: Path) -> Delivery:
+    return Delivery(**{**vars(delivery), "payload": place / WEIGHTS_FILE})

@@ -1,0 +1,85 @@
+"""Copies the outbox to a relay, in the order that keeps every offer whole at any moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peer_sync import names
+from peer_sync.errors import ConfigError, NotFoundError, TransportError
+from peer_sync.transport import Transport
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one copy did.
+
+    Attributes:
+        files: how many files were put there.
+        bytes: their bytes.
+        sequence: the newest offer the relay holds now; 0 when none.
+    """
+
+    files: int
+    bytes: int
+    sequence: int
+
+
+def publish(outbox: Path, transport: Transport) -> Published:
+    """Make the relay's folder equal to ``outbox``, which may change meanwhile.
+
+    Raises:
+        TransportError: the relay cannot be reached, or does not take it; later it may.
+        ConfigError: the relay holds newer offers than the outbox.
+    """
+    try:
+        return _publish(outbox, transport)
+    except NotFoundError as error:
+        raise TransportError(str(error), hint="the folder on the relay must be there before") from error
+
+
+def _publish(outbox: Path, transport: Transport) -> Published:
+    transport.remove_parts()
+    there = {name for name in transport.names() if names.is_published(name)}
+    kept = names.whole(path.name for path in outbox.iterdir())
+    _check_newest(kept, there)
+    missing = [path for path in _in_order(outbox, kept) if path.name not in there]
+    sizes = [_put(path, transport) for path in missing]
+    old = [name for name in there if names.sequence_of(name) not in kept]
+    for name in sorted(old, key=_manifest_first):
+        transport.remove(name)
+    return Published(sum(size > 0 for size in sizes), sum(sizes), max(kept, default=0))
+
+
+def _check_newest(kept: list[int], there: set[str]) -> None:
+    newest = names.newest_whole(there)
+    if newest > max(kept, default=0):
+        raise ConfigError(
+            f"the relay holds offer {newest}, but the newest in our outbox is {max(kept, default=0)}",
+            hint="another installation of this site uses the relay, or this one lost its state folder: "
+            f'stop the other one, or write {{"sequence": {newest}}} into state/sequence.json',
+        )
+
+
+def _in_order(outbox: Path, kept: list[int]) -> list[Path]:
+    """The files of whole offers, oldest first; of each the payload first and the manifest last."""
+    published = [path for path in outbox.iterdir() if names.sequence_of(path.name) in kept]
+    return sorted(published, key=lambda path: (names.sequence_of(path.name), _rank(path.name)))
+
+
+def _rank(name: str) -> int:
+    return 2 if name.endswith(".json") else 1 if name.endswith(".sig") else 0
+
+
+def _manifest_first(name: str) -> tuple[int, str]:
+    return -_rank(name), name
+
+
+def _put(path: Path, transport: Transport) -> int:
+    """Its bytes; 0 when the training has removed the offer meanwhile."""
+    try:
+        size = path.stat().st_size
+        transport.put(path, path.name)
+    except FileNotFoundError:
+        return 0
+    return size

@@ -1,0 +1,90 @@
+"""Two sites with a network between them that a test can break; every test's docstring is a row of a table."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from courier_kit import build_sites, free_port
+from process_kit import SiteProcess
+from proxy_kit import Proxy
+
+from peer_sync.site import Site, load_site
+
+MEMORY = Path("/dev/shm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put fault and promise of each test into the report that `make faults` makes a table of."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and isinstance(item, pytest.Function):
+            fault, _, promise = inspect.getdoc(item.function).partition("\n")
+            item.user_properties += [("fault", fault), ("promise", " ".join(promise.split()))]
+
+
+@pytest.fixture
+def memory_path(tmp_path) -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of kills need no real disk."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=MEMORY))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@dataclass
+class Pair:
+    """North and south, each with its own server; north reaches south through the proxy."""
+
+    sites: dict[str, Site]
+    proxy: Proxy
+
+    @property
+    def north(self) -> Site:
+        """The site that suffers."""
+        return self.sites["north"]
+
+    @property
+    def south(self) -> Site:
+        """The site behind the broken network."""
+        return self.sites["south"]
+
+
+def move_behind(site: Site) -> Proxy:
+    """Let a site listen elsewhere, and put a proxy where its peers look for it."""
+    port, hidden = site.listen[1], free_port()
+    site.path.write_text(site.path.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{hidden}"))
+    return Proxy(port, hidden)
+
+
+@pytest.fixture
+def pair(tmp_path) -> Iterator[Pair]:
+    """Two sites, not running."""
+    sites = build_sites(tmp_path, served=True)
+    proxy = move_behind(sites["south"])
+    made = Pair({name: load_site(site.path) for name, site in sites.items()}, proxy)
+    yield made
+    proxy.close()
+
+
+@pytest.fixture
+def start(pair) -> Iterator[Callable[..., SiteProcess]]:
+    """Starts sites by name; what still runs at the end of the test is killed."""
+    running: list[SiteProcess] = []
+
+    def begin(name: str, *options: str, **settings: int) -> SiteProcess:
+        running.append(SiteProcess(pair.sites[name], *options, **settings))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.process.poll() is None:
+            process.kill()

@@ -1,0 +1,314 @@
+"""A training without network and its agent: one touches local folders only, the other moves the files."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from courier_kit import FACTS, PLANS, SCHEMA, SIZES, offer, republish, write_payload
+
+from nnunet_gml.cli import main
+from peer_sync.agent import Agent
+from peer_sync.errors import ConfigError, TransportError
+from peer_sync.inbox import MANIFEST_FILE
+from peer_sync.local import LocalCourier
+from peer_sync.mailbox import TRAINS, Mailbox
+from peer_sync.site import Site, load_site
+from peer_sync.transport.folder import FolderTransport
+from peer_sync.wanted import read_wanted
+
+
+@pytest.fixture
+def training(sites) -> Iterator[Mailbox]:
+    """North's mailbox as a training on a compute node opens it."""
+    mailbox = Mailbox(sites["north"], (TRAINS,))
+    yield mailbox
+    mailbox.close()
+
+
+@pytest.fixture
+def local(training) -> Iterator[LocalCourier]:
+    """Its courier."""
+    courier = LocalCourier(training, PLANS, SCHEMA, SIZES)
+    courier.start()
+    yield courier
+    courier.stop()
+
+
+@pytest.fixture
+def other(sites) -> Iterator[Mailbox]:
+    """South, which offers."""
+    mailbox = Mailbox(sites["south"])
+    yield mailbox
+    mailbox.close()
+
+
+def wait_for(check, seconds: float = 20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def order(local: LocalCourier, round_: int = 1) -> None:
+    """One exchange, and wait until its order lies there."""
+    before = read_wanted(local.mailbox.wanted)
+    payload = write_payload(local.mailbox.site.folder)
+    local.exchange(payload, replace(FACTS, round=round_), "south")
+    wait_for(lambda: read_wanted(local.mailbox.wanted) != before)
+
+
+def sync(site: Site, **options: object) -> list:
+    agent = Agent(site, **options)
+    try:
+        return agent.run()
+    finally:
+        agent.close()
+
+
+def test_the_agent_brings_what_the_training_has_ordered(sites, local, other):
+    """Offer and order are local; the agent collects; the training finds it, once."""
+    manifest = offer(other)
+    order(local)
+    assert local.delivery() is None
+
+    (step,) = sync(sites["north"])
+
+    assert step.succeeded
+    assert step.text.startswith("peer 'south', round 1: collected offer 1, ")
+    delivery = local.delivery()
+    assert (delivery.manifest, delivery.round, delivery.peer) == (manifest, 1, "south")
+    assert delivery.payload.read_bytes() == b"weights" * 100
+    assert local.delivery() is None
+    local.mailbox.accept(delivery)
+    (line,) = [json.loads(x) for x in local.mailbox.ledger.path.read_text().splitlines() if '"collect"' in x]
+    assert (line["verdict"], line["bytes"]) == ("accepted", delivery.transferred_bytes)
+
+
+def test_the_training_needs_no_way_to_its_peer(sites, local, monkeypatch):
+    """Not even a socket is made."""
+    import socket
+
+    monkeypatch.setattr(socket, "socket", None)
+    order(local)
+
+    assert local.delivery() is None
+    assert local.messages() == []
+    assert len(list(local.mailbox.outbox.iterdir())) == 3
+
+
+def test_training_and_agent_run_side_by_side_but_not_twice(sites, training):
+    """Two locks: a second training and a second agent are refused."""
+    agent = Agent(sites["north"])
+
+    with pytest.raises(ConfigError, match="is used by another"):
+        Agent(sites["north"])
+    with pytest.raises(ConfigError, match="is used by another"):
+        Mailbox(sites["north"], (TRAINS,))
+    agent.close()
+    Agent(sites["north"]).close()
+
+
+def test_an_agent_beside_a_training_that_moves_its_own_files_is_refused(sites):
+    """courier = "thread" holds both duties."""
+    mailbox = Mailbox(sites["north"])
+
+    with pytest.raises(ConfigError, match="is used by another"):
+        Agent(sites["north"])
+    mailbox.close()
+
+
+def test_a_refused_duty_lets_go_of_the_others(sites):
+    """A training that cannot move files does not keep the folder from the next one."""
+    agent = Agent(sites["north"])
+    with pytest.raises(ConfigError):
+        Mailbox(sites["north"])
+    agent.close()
+
+    Mailbox(sites["north"]).close()
+
+
+def test_an_answered_order_is_not_collected_again(sites, local, other):
+    """However often cron comes by; a newer offer waits for the next round."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    offer(other)
+
+    (step,) = sync(sites["north"])
+
+    assert step.text == "peer 'south', round 1: weights are in the inbox"
+    assert local.delivery().manifest.sequence == 1
+
+
+def test_a_round_that_is_ordered_again_is_collected_again(sites, local, other):
+    """--c repeats a round: the answer to the lost training's order does not count."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    local.mailbox.accept(local.delivery())
+    offer(other)
+    order(local)
+
+    (step,) = sync(sites["north"])
+
+    assert "collected offer 2" in step.text
+
+
+def test_without_an_order_the_agent_only_publishes(sites):
+    """A site that has not come to its first round."""
+    (step,) = sync(sites["north"])
+
+    assert (step.text, step.succeeded) == ("the training has not ordered anything yet", True)
+
+
+def test_a_training_that_ends_withdraws_its_order(sites, local):
+    """The agent does not go on asking for nobody."""
+    order(local)
+    local.stop()
+
+    (step,) = sync(sites["north"])
+
+    assert step.text == "the training has not ordered anything yet"
+
+
+def test_an_order_that_nobody_answered_is_said_at_the_next(local):
+    """The log names the command that should be running."""
+    order(local, 1)
+    order(local, 2)
+
+    (message,) = local.messages()
+    assert message.startswith("peer 'south', round 1: nothing has come; training goes on without a peer")
+    assert "nnunet-gml sync" in message
+
+
+def test_a_peer_without_offer_is_no_failure(sites, local, other):
+    """The exit code of cron's command stays 0."""
+    order(local)
+
+    (step,) = sync(sites["north"])
+
+    assert step.succeeded
+    assert "expected an offer, found none" in step.text
+
+
+def test_a_peer_that_cannot_be_reached_is_a_failure_and_a_line(sites, local):
+    """Looked at by a person, tried again by the next pass."""
+
+    class Down(FolderTransport):
+        def names(self) -> list[str]:
+            raise TransportError("no route")
+
+    order(local)
+
+    (step,) = sync(sites["north"], way_to=lambda site, peer: Down("nowhere"))
+
+    assert not step.succeeded
+    assert "no route" in step.text
+    assert '"failed"' in local.mailbox.ledger.path.read_text()
+
+
+def test_a_refused_offer_is_in_quarantine_and_a_failure(sites, local, other):
+    """The agent applies every rule of the courier."""
+    republish(other, replace(offer(other), plans_digest="f" * 64))
+    order(local)
+
+    (step,) = sync(sites["north"])
+
+    assert not step.succeeded
+    assert "rule plans" in step.text
+    assert local.delivery() is None
+
+
+def test_what_lies_in_the_inbox_is_checked_once_more(sites, local, other):
+    """Somebody who can write there cannot make the training use other facts."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    (place,) = (local.mailbox.inbox / "south").iterdir()
+    data = (place / MANIFEST_FILE).read_bytes()
+    (place / MANIFEST_FILE).write_bytes(data.replace(b'"epoch":50', b'"epoch":51'))
+
+    assert local.delivery() is None
+
+    (message,) = local.messages()
+    assert "signature" in message
+    assert local.delivery() is None
+
+
+def test_the_agent_copies_to_the_relay(tmp_path, sites, local):
+    """relay = "folder:..." in site.toml; a second pass has nothing to do."""
+    (tmp_path / "relay").mkdir()
+    path = sites["north"].path
+    path.write_text(path.read_text() + 'relay = "folder:relay"\n')
+    order(local)
+    site = load_site(path)
+
+    first, second = sync(site), sync(site)
+
+    assert first[0].text.startswith("relay: put 3 files, ")
+    assert second[0].text == "relay: up to date with offer 1"
+    names = {path.name for path in local.mailbox.outbox.iterdir()}
+    assert {path.name for path in (tmp_path / "relay").iterdir()} == names
+
+
+def test_a_relay_that_is_gone_does_not_keep_from_collecting(tmp_path, sites, local, other):
+    """The two halves of a pass are independent."""
+    path = sites["north"].path
+    path.write_text(path.read_text() + 'relay = "folder:missing"\n')
+    offer(other)
+    order(local)
+
+    published, collected = sync(load_site(path))
+
+    assert not published.succeeded
+    assert "missing" in published.text
+    assert "collected offer 1" in collected.text
+
+
+def test_the_command_makes_one_pass(sites, local, other, capsys):
+    """Exit code 0, a line with the time, ready for cron."""
+    offer(other)
+    order(local)
+
+    assert main(["sync", str(sites["north"].path)]) == 0
+
+    assert "peer 'south', round 1: collected offer 1" in capsys.readouterr().out
+
+
+def test_the_command_fails_when_a_person_should_look(sites, local, other, capsys):
+    """Exit code 1 for a refusal."""
+    republish(other, replace(offer(other), plans_digest="f" * 64))
+    order(local)
+
+    assert main(["sync", str(sites["north"].path)]) == 1
+
+
+def test_watching_serves_order_after_order_until_it_is_ended(sites, local, other):
+    """A process of its own; SIGTERM ends it with exit code 0 and frees the folder."""
+    offer(other)
+    command = [sys.executable, "-m", "nnunet_gml.cli", "sync", "--watch", "--every", "0.2"]
+    process = subprocess.Popen([*command, str(sites["north"].path)], stdout=subprocess.PIPE, text=True)
+    try:
+        order(local, 1)
+        first = wait_for(local.delivery, 60)
+        local.mailbox.accept(first)
+        offer(other)
+        order(local, 2)
+        second = wait_for(local.delivery, 60)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+
+    assert (first.manifest.sequence, second.manifest.sequence) == (1, 2)
+    assert process.returncode == 0
+    assert out.count("collected offer") == 2
+    Agent(sites["north"]).close()
