@@ -197,8 +197,9 @@ def _check_plausible(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Like
 def _products(theirs: Tensor, ours: Tensor) -> Tensor:
     """Of two tensors as vectors a and b: a·a, b·b, a·b and (a-b)·(a-b), float64, one chunk at a time."""
     total = torch.zeros(4, dtype=torch.float64)
-    for chunks in zip(theirs.flatten().split(CHUNK), ours.flatten().split(CHUNK), strict=True):
-        a, b = (chunk.double() for chunk in chunks)
+    theirs, ours = theirs.flatten(), ours.flatten()
+    for start in range(0, ours.numel(), CHUNK):
+        a, b = (side[start : start + CHUNK].double() for side in (theirs, ours))
         gap = a - b
         total += torch.stack([a @ a, b @ b, a @ b, gap @ gap])
     return total

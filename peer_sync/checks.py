@@ -9,6 +9,7 @@ from datetime import datetime
 from peer_sync import identity, manifest
 from peer_sync.errors import RejectedError
 from peer_sync.manifest import Manifest
+from peer_sync.memory import Judged
 
 MANIFEST_MAX_BYTES = 64 * 1024
 SIGNATURE_MAX_BYTES = 4 * 1024
@@ -28,9 +29,7 @@ class Expectation:
         schema_digest: digest of our tensors' names and shapes.
         max_payload_bytes: the federation's limit.
         payload_bytes: exact size of a valid weights file, for each type.
-        last_sequence: the newest offer of this peer that was judged; 0 before the first.
-        last_digest: SHA-256 of its manifest.
-        last_created: the time it stated.
+        last: the newest offer of this peer that was judged.
         now: our clock.
     """
 
@@ -42,9 +41,7 @@ class Expectation:
     schema_digest: str
     max_payload_bytes: int
     payload_bytes: Mapping[str, int]
-    last_sequence: int
-    last_digest: str
-    last_created: str
+    last: Judged
     now: datetime
 
 
@@ -67,7 +64,7 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     _check_equal("plans", "digest of the plans", expected.plans_digest, found.plans_digest)
     _check_equal("schema", "digest of tensor names and shapes", expected.schema_digest, found.schema_digest)
     _check_expiry(found, expected.now)
-    _check_sequence(found, listed_sequence, expected.last_sequence)
+    _check_sequence(found, listed_sequence, expected.last.sequence)
     _check_size("weights", found.payload_bytes, expected.max_payload_bytes)
     _check_exact_size(found, expected.payload_bytes)
     return found

@@ -60,7 +60,7 @@ class Attempt:
         if sequence == 0:
             raise NotFoundError("expected an offer, found none", hint="the peer has not offered yet")
         data = self._fetch_small(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
-        if sequence == expected.last_sequence and sha256(data).hexdigest() == expected.last_digest:
+        if sequence == expected.last.sequence and sha256(data).hexdigest() == expected.last.digest:
             raise self._nothing_new(sequence, expected)
         signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
         manifest = check_manifest(data, signature, sequence, expected)
@@ -90,7 +90,7 @@ class Attempt:
             remove(self.staging)
 
     def _nothing_new(self, sequence: int, expected: Expectation) -> NotFoundError:
-        old = stale_remark(self.peer, expected.last_created, expected, self.site.stale_days)
+        old = stale_remark(self.peer, expected.last.created, expected, self.site.stale_days)
         if old:
             return NotFoundError(old, hint="ask there whether training and synchronisation still run")
         return NotFoundError(
@@ -119,7 +119,8 @@ class Attempt:
         try:
             self.transport.get(name, target, max_bytes)
         finally:
-            self.transferred_bytes += max(0, _size_of(target) - before)
+            now = _size_of(target)
+            self.transferred_bytes += now - before if now >= before else now
 
     def _open(self, payload: Path, manifest: Manifest) -> None:
         """Make of a checked payload the weights file."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 FIELDS = (
     "event",
@@ -32,6 +36,8 @@ class Ledger:
     def write(self, **facts: str | int | float | None) -> None:
         """Append one line; facts that are not given are null.
 
+        A full disk costs the line, with a warning, and not the exchange that it is about.
+
         Raises:
             TypeError: a fact that the ledger has no column for.
         """
@@ -40,5 +46,16 @@ class Ledger:
             raise TypeError(f"the ledger has no column {sorted(unknown)}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, **{name: facts.get(name) for name in FIELDS}})
-        with self._lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self._lock:
+                self._append(line.encode() + b"\n")
+        except OSError as error:
+            log.warning("cannot write into %s: %s", self.path, error.strerror)
+
+    def _append(self, line: bytes) -> None:
+        """Behind half a line, which a full disk or a power cut has left, a new one begins."""
+        with self.path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)

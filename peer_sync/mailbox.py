@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 from peer_sync import names
@@ -17,11 +16,12 @@ from peer_sync.inbox import Delivery, Inbox
 from peer_sync.ledger import Ledger
 from peer_sync.lock import Lock
 from peer_sync.manifest import Facts, Manifest
+from peer_sync.memory import Memory
 from peer_sync.outbox import Outbox
 from peer_sync.quarantine import Quarantine
 from peer_sync.relay import Published, publish
 from peer_sync.site import Site
-from peer_sync.storage import read_state, remove, remove_parts, write_state
+from peer_sync.storage import remove, remove_parts
 from peer_sync.transport import Transport
 from peer_sync.wanted import Wanted
 
@@ -51,6 +51,7 @@ class Mailbox:
         refused = site.folder / "quarantine"
         self.inbox = site.folder / "inbox"
         self._inbox = Inbox(self.inbox)
+        self._memory = Memory(self.state)
         self._locks: list[Lock] = []
         try:
             for folder in (self.outbox, self.inbox, refused, self.state):
@@ -150,13 +151,13 @@ class Mailbox:
     def accept(self, delivery: Delivery) -> None:
         """The weights are good: nothing as old as this is ever taken from this peer again."""
         with self._disk():
-            self._remember(delivery, "accepted")
+            self._memory.remember(delivery.peer, delivery.manifest, "accepted")
             self.ledger.write(**delivery.facts(), verdict="accepted")
 
     def refuse(self, delivery: Delivery, error: RejectedError) -> None:
         """The weights are bad: move them to quarantine and do not take them again."""
         with self._disk():
-            self._remember(delivery, "refused")
+            self._memory.remember(delivery.peer, delivery.manifest, "refused")
             self.quarantine.put(delivery.peer, delivery.round, delivery.payload.parent, error)
             self.ledger.write(**{**delivery.facts(), **_refusal(error)})
 
@@ -217,24 +218,17 @@ class Mailbox:
 
     def last_sequence(self, peer: str) -> int:
         """The newest offer of ``peer`` that was judged; 0 before the first."""
-        return self._judged(peer)[0]
+        return self._memory.judged(peer).sequence
 
     def close(self) -> None:
         """Let another process use the folder."""
         for lock in self._locks:
             lock.release()
 
-    def _judged(self, peer: str) -> tuple[int, str, str]:
-        """Sequence, digest and time of creation of the newest offer that was judged."""
-        state = read_state(self._peer_state(peer))
-        sequence = max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
-        return sequence, str(state.get("digest", "")), str(state.get("created", ""))
-
     def _expectation(
         self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
     ) -> Expectation:
         federation = self.site.federation
-        sequence, digest, created = self._judged(peer)
         if peer == self.site.name:
             raise ConfigError(f"site {peer!r} cannot collect from itself", hint="name one of the other sites")
         return Expectation(
@@ -246,9 +240,7 @@ class Mailbox:
             schema_digest=schema_digest,
             max_payload_bytes=federation.max_payload_bytes,
             payload_bytes=payload_bytes,
-            last_sequence=sequence,
-            last_digest=digest,
-            last_created=created,
+            last=self._memory.judged(peer),
             now=datetime.now(UTC),
         )
 
@@ -256,18 +248,6 @@ class Mailbox:
         with self._disk():
             self.quarantine.put(attempt.peer, attempt.round, attempt.staging, error)
             self.ledger.write(**attempt.facts(), **_refusal(error))
-
-    def _peer_state(self, peer: str) -> Path:
-        return self.state / f"peer-{self.site.federation.member(peer).name}.json"
-
-    def _remember(self, delivery: Delivery, verdict: str) -> None:
-        path, manifest = self._peer_state(delivery.peer), delivery.manifest
-        state = read_state(path)
-        if manifest.sequence > self.last_sequence(delivery.peer):
-            state["digest"] = sha256(manifest.to_bytes()).hexdigest()
-            state["created"] = manifest.created
-        state[verdict] = max(int(state.get(verdict, 0)), manifest.sequence)
-        write_state(path, state)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from peer_sync.entries import Entry, Problem, read_entries
 from peer_sync.errors import ConfigError
 from peer_sync.manifest import read_time
+from peer_sync.memory import Memory
 from peer_sync.site import Site
-from peer_sync.storage import read_state
 
 
 @dataclass
@@ -148,13 +147,13 @@ def read_status(site: Site) -> Status:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check path and rights") from error
     for peer in status.peers.values():
-        peer.offered = _created(site.folder / "state" / f"peer-{peer.name}.json") or peer.offered
+        peer.offered = _created(Memory(site.folder / "state"), peer.name) or peer.offered
     return status
 
 
-def _created(path: Path) -> datetime | None:
-    """When the newest judged offer of a peer was made, if its state file says so."""
+def _created(memory: Memory, peer: str) -> datetime | None:
+    """When the newest judged offer of a peer was made, if that is remembered."""
     try:
-        return read_time(str(read_state(path).get("created", "")))
+        return read_time(memory.judged(peer).created)
     except (ValueError, ConfigError):
         return None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from courier_kit import PLANS, build_sites, collect, free_port, offer, republish, running_server
 from hostile_kit import hostile_server
+from paramiko import sftp
 from sshd_kit import SSHD, running_agent, running_sshd
 
 from nnunet_gml.cli import main
@@ -334,6 +335,20 @@ def test_a_server_that_hangs_after_the_login_is_cut_off(served_sites, monkeypatc
     assert "no end within 2 s" in found["login"].found
 
 
+def test_an_outbox_that_may_not_be_read(served_sites):
+    """The login works, the listing is denied: that is another desk's business than a login."""
+
+    def denied(session, kind, number):
+        session.send(sftp.CMD_STATUS, number, sftp.SFTP_PERMISSION_DENIED, "no", "")
+
+    south = served_sites["south"]
+    with hostile_server(str(south.host_key), denied) as port:
+        found = outgoing_of(changed(served_sites["north"], f":{south.listen[1]}", f":{port}"))
+
+    assert_fails_at(found, "outbox")
+    assert "this user may read it" in found["outbox"].advice
+
+
 def test_a_folder_that_is_not_mounted(sites):
     """The path is named; what is behind it is skipped."""
     found = outgoing_of(sites["north"])
@@ -518,13 +533,13 @@ def test_the_age_of_an_offer(sites, south, created_days, expires_days, verdict, 
     now = datetime.now(UTC)
     times = {
         "created": write_time(now + timedelta(days=created_days)),
-        "expires": write_time(now + timedelta(days=expires_days, hours=1)),
+        "expires": write_time(now + timedelta(days=expires_days, hours=-1)),
     }
     republish(south, replace(offer(south), **times))
 
     age = outgoing_of(sites["north"])["age"]
 
-    assert age.verdict == verdict and words in age.found.replace("9 d", "10 d")
+    assert age.verdict == verdict and words in age.found
 
 
 def test_an_offer_from_the_future_tells_of_a_clock(sites, south):
@@ -591,11 +606,18 @@ def test_a_slow_line_is_told_before_it_costs_a_round(sites, south, monkeypatch):
     assert speed.verdict == "warning" and "64 KiB/s" in speed.advice
 
 
-def test_only_the_end_of_a_payload_is_fetched(sites, south):
-    """A payload of 5 MB: 1 MiB is read."""
-    offer(south, b"x" * 5_000_000)
+def test_only_the_end_of_a_payload_is_fetched(served_sites, south_mail):
+    """A payload of 5 MB: 1 MiB crosses the network, as the server's own log says."""
+    offer(south_mail, b"x" * 5_000_000)
+    south = served_sites["south"]
+    server = ServerProcess(south)
+    try:
+        speed = outgoing_of(served_sites["north"])["read speed"]
+    finally:
+        server.stop()
 
-    assert outgoing_of(sites["north"])["read speed"].found.startswith("1.05 MB in")
+    assert speed.found.startswith("1.05 MB in")
+    assert ".safetensors: 1048576 bytes" in (south.folder / "server.log").read_text()
 
 
 # The way back
@@ -806,6 +828,17 @@ def test_a_check_that_hangs_ends_and_ends_its_row():
     assert [finding.verdict for finding in findings] == ["failed", "skipped"]
     assert findings[1].found == "because of hangs"
     assert cut.is_set()
+
+
+def test_a_disk_of_ours_that_fails_is_a_finding():
+    """No place for a temporary file: said in words, and the row ends."""
+
+    def full() -> Result:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    (finding,) = run_checks("south", "outgoing", [Check("manifest", full)])
+
+    assert finding.verdict == "failed" and finding.found == "/tmp/x: No space left on device"
 
 
 def test_an_error_of_our_own_is_not_swallowed():

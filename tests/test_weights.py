@@ -218,7 +218,7 @@ def offered_8_bits(offered, network):
         (lambda t: t["encoder.weight.scale"].__setitem__(0, torch.nan), "finite"),
         (lambda t: t["encoder.bias"].__setitem__(0, torch.inf), "finite"),
         (lambda t: t["encoder.weight.scale"].__setitem__(0, 1e38), "scale"),
-        (lambda t: t["decoder.head.weight.scale"].neg_(), "scale"),
+        (lambda t: t["encoder.weight.scale"][:1].neg_(), "scale"),
         (lambda t: t["encoder.weight.scale"].fill_(payload.LARGEST_SCALE), "norm"),
         (lambda t: t["encoder.weight.scale"].mul_(100), "norm"),
         (lambda t: t["encoder.weight.scale"].zero_(), "norm"),

@@ -1,6 +1,7 @@
 """Print what the ledger says about every peer: when it was last heard of, what came, what went wrong.
 
-Exits with 1 when nothing was heard from any peer for longer than --max-age.
+Exits with 1 when for longer than --max-age nothing was heard from all peers together; one that was heard
+is enough. Peers that were silent for longer are marked, and so are those whose newest offer is stale.
 """
 
 from __future__ import annotations

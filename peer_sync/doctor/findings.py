@@ -92,6 +92,10 @@ def _run(check: Check, seconds: float) -> Result:
             "name servers and the network of this machine answer at all, and try again.",
             ends=True,
         )
+    except OSError as error:
+        found = f"{error.filename or 'this machine'}: {error.strerror or error}"
+        advice = f"This machine could not do the check {check.name!r}. Please look into {found}."
+        return Result(FAILED, found, "a file or folder that can be used", advice, ends=True)
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

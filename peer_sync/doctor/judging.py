@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -12,8 +13,8 @@ from peer_sync import names
 from peer_sync.checks import MANIFEST_MAX_BYTES, SIGNATURE_MAX_BYTES, Expectation, check_manifest
 from peer_sync.errors import ConfigError, NotFoundError
 from peer_sync.manifest import Manifest
+from peer_sync.memory import Judged, Memory
 from peer_sync.site import Site
-from peer_sync.storage import read_state
 from peer_sync.transport import Transport
 
 LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
@@ -60,21 +61,17 @@ def _judged(site: Site, owner: str, data: bytes, signature: bytes, sequence: int
         schema_digest=found.schema_digest,
         max_payload_bytes=site.federation.max_payload_bytes,
         payload_bytes={found.dtype: found.weights_bytes},
-        last_sequence=_last_before(site, owner, data, sequence),
-        last_digest="",
-        last_created="",
+        last=_last_before(site, owner, data, sequence),
         now=LONG_AGO,
     )
     return check_manifest(data, signature, sequence, expected)
 
 
-def _last_before(site: Site, owner: str, data: bytes, sequence: int) -> int:
-    """The last sequence that was judged, other than this very offer; 0 when there is none."""
+def _last_before(site: Site, owner: str, data: bytes, sequence: int) -> Judged:
+    """The last offer that was judged, other than this very one."""
     try:
-        state = read_state(site.folder / "state" / f"peer-{owner}.json")
-        last = max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+        last = Memory(site.folder / "state").judged(owner)
     except (ConfigError, ValueError):
-        return 0
-    digest = state.get("digest", sha256(data).hexdigest())
-    is_same = sequence == last and digest == sha256(data).hexdigest()
-    return last - 1 if is_same else last
+        return Judged()
+    is_same = sequence == last.sequence and last.digest in ("", sha256(data).hexdigest())
+    return replace(last, sequence=last.sequence - 1) if is_same else last

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import paramiko
 
+from peer_sync.identity import check_site_key
 from peer_sync.transport.connection import Keeper
 from peer_sync.transport.failures import FORBIDDEN, HostError
 from peer_sync.transport.hosts import Host, Way
@@ -22,6 +25,7 @@ from peer_sync.transport.ssh_command import Files, check, command
 
 MAX_SAID_BYTES = 64 * 1024
 MAX_SAID_CHARACTERS = 200
+PIECE_BYTES = 4096
 END_SECONDS = 2.0
 WRONG_KEY = re.compile(r"^Host key verification failed|no matching host key type found", re.MULTILINE)
 REFUSED = re.compile(r": Permission denied \(|Too many authentication failures")
@@ -52,7 +56,8 @@ class ChildConnection:
     def client(self) -> BoundedClient:
         """See `Connection`."""
         if self._client is None:
-            child = self._child = self._keeper.keep(Child(self._ssh, self._way))
+            key_line, _ = check_site_key(self._way.private_key, self._way.key_line)
+            child = self._child = self._keeper.keep(Child(self._ssh, self._way, key_line))
             client = BoundedClient(child)
             client.ask_limits()
             child.settle(self._way.patience.silence_seconds)
@@ -66,7 +71,8 @@ class ChildConnection:
             return HostError(peer, error)
         at_jump, at_peer = self._child.last_words()
         if self._client is not None:
-            return _with_words(jump, at_jump, error) if jump and at_jump else _with_words(peer, at_peer, error)
+            host, said = (jump, at_jump) if jump and at_jump else (peer, at_peer)
+            return _with_words(host, said, error)
         if jump is not None and at_jump and (not at_peer or NO_GREETING.search(at_peer)):
             return _verdict(peer if UNREACHED in at_jump else jump, at_jump, error)
         return _verdict(peer, at_peer, error)
@@ -82,16 +88,16 @@ class Child:
     Args:
         ssh: the program.
         way: where to.
+        key_line: the public line of our key.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, ssh: str, way: Way) -> None:
+    def __init__(self, ssh: str, way: Way, key_line: str) -> None:
         with ExitStack() as made:
             files = Files(Path(made.enter_context(tempfile.TemporaryDirectory(prefix="nnunet-gml-"))))
-            files.write(way)
-            os.mkfifo(files.jump_errors)
+            files.write(way, key_line)
             self._jump_errors = os.open(files.jump_errors, os.O_RDONLY | os.O_NONBLOCK)
             made.callback(os.close, self._jump_errors)
             self._socket, theirs = map(made.enter_context, socket.socketpair())
@@ -105,8 +111,10 @@ class Child:
 
     def settle(self, silence_seconds: float) -> None:
         """The session stands: wait only so long for its next bytes, and forget what was said before."""
-        self._socket.settimeout(silence_seconds)
-        self._heard()
+        with self._guard:
+            if self._words is None:
+                self._socket.settimeout(silence_seconds)
+                self._heard(0)
 
     def recv(self, count: int) -> bytes:
         """At most ``count`` bytes; none at the end. Raises OSError."""
@@ -124,9 +132,7 @@ class Child:
         """What was said on standard error before the end: by the ssh to the jump host, and to the peer."""
         with self._guard:
             if self._words is None:
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(END_SECONDS)
-                self._words = self._heard()
+                self._words = self._heard(END_SECONDS)
             return self._words
 
     def close(self) -> None:
@@ -134,12 +140,14 @@ class Child:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         with self._guard:
-            self._words = self._words or self._heard()
+            self._words = self._words or self._heard(0)
             self._made.close()
 
-    def _heard(self) -> tuple[str, str]:
+    def _heard(self, seconds: float) -> tuple[str, str]:
+        """Both standard errors, to their end if that comes within ``seconds``."""
         stderr = self._process.stderr
-        return _said(self._jump_errors), _said(stderr.fileno()) if stderr else ""
+        at_peer = _said(stderr.fileno(), seconds) if stderr else ""
+        return _said(self._jump_errors, 0), at_peer
 
 
 def _started(arguments: list[str], end: socket.socket, needs_shell: bool) -> subprocess.Popen[bytes]:
@@ -154,23 +162,27 @@ def _started(arguments: list[str], end: socket.socket, needs_shell: bool) -> sub
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group, first kindly; no zombie is left."""
+    """End a process and its group, first kindly; no zombie is left, and none was buried before."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+            break
     if process.stderr:
         process.stderr.close()
 
 
-def _said(descriptor: int) -> str:
-    """What waits to be read, without waiting for more."""
-    with suppress(OSError):
-        os.set_blocking(descriptor, False)
-        return os.read(descriptor, MAX_SAID_BYTES).decode(errors="replace").strip()
-    return ""
+def _said(descriptor: int, seconds: float) -> str:
+    """What is said until the end, or until ``seconds`` are over."""
+    text, deadline, waiting = b"", time.monotonic() + seconds, select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    while len(text) < MAX_SAID_BYTES and waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
+        piece = os.read(descriptor, PIECE_BYTES)
+        if not piece:
+            break
+        text += piece
+    return text.decode(errors="replace").strip()
 
 
 def _verdict(host: Host, said: str, error: Exception) -> HostError:

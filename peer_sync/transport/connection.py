@@ -147,7 +147,7 @@ class ParamikoConnection:
         except paramiko.ChannelException as error:
             raise HostError(jump if error.code == FORBIDDEN else peer, error) from error
         except Exception as error:
-            raise HostError(jump, error) from error
+            raise HostError(peer if outer.is_active() else jump, error) from error
 
 
 def _has_ended(transport: BoundedTransport) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import paramiko
@@ -25,6 +26,19 @@ LIMITS = b"limits@openssh.com"
 POSIX_RENAME = b"posix-rename@openssh.com"
 CLIENT: Any = paramiko.SFTPClient
 FLAGS = paramiko.SFTPAttributes
+
+
+@dataclass(frozen=True)
+class RemoteFacts:
+    """What a server tells about a file or folder; None is what it does not tell.
+
+    Attributes:
+        size_bytes: its size.
+        modified: when it was changed, in seconds since 1970.
+    """
+
+    size_bytes: int | None
+    modified: int | None
 
 
 class BoundedClient(CLIENT):  # type: ignore[misc]
@@ -98,24 +112,13 @@ class BoundedClient(CLIENT):  # type: ignore[misc]
     def _write_all(self, data: bytes) -> None:
         send_all(self.sock, data)
 
-    def size_of(self, path: str) -> int | None:
-        """Size of a remote file; None when the server does not tell."""
-        return self._size(sftp.CMD_STAT, path)
+    def facts(self, path: str) -> RemoteFacts:
+        """Facts about a remote file or folder."""
+        return self._facts(sftp.CMD_STAT, path)
 
-    def open_size(self, file: paramiko.SFTPFile) -> int | None:
-        """Size of an open remote file; None when the server does not tell."""
-        return self._size(sftp.CMD_FSTAT, file.handle)
-
-    def modified(self, path: str) -> int | None:
-        """When a remote file or folder was changed, in seconds since 1970; None if the server does not tell."""
-        kind, message = self._request(sftp.CMD_STAT, path)
-        if kind != sftp.CMD_ATTRS:
-            raise SFTPError("expected attributes")
-        flags = message.get_int()
-        for flag, size in ((FLAGS.FLAG_SIZE, 8), (FLAGS.FLAG_UIDGID, 8), (FLAGS.FLAG_PERMISSIONS, 4)):
-            message.get_bytes(size if flags & flag else 0)
-        times = (message.get_int(), message.get_int()) if flags & FLAGS.FLAG_AMTIME else None
-        return times[1] if times else None
+    def open_facts(self, file: paramiko.SFTPFile) -> RemoteFacts:
+        """Facts about an open remote file."""
+        return self._facts(sftp.CMD_FSTAT, file.handle)
 
     def listing(self, folder: str, wanted: re.Pattern[str]) -> list[str]:
         """The ``wanted`` names in a remote folder, sorted. Raises `TransportError` over `MAX_NAMES`."""
@@ -138,25 +141,26 @@ class BoundedClient(CLIENT):  # type: ignore[misc]
             found += filter(wanted.fullmatch, names)
         raise TransportError(f"cannot list {folder}: expected at most {MAX_NAMES} files, found more")
 
-    def _size(self, request: int, subject: object) -> int | None:
+    def _facts(self, request: int, subject: object) -> RemoteFacts:
         kind, message = self._request(request, subject)
         if kind != sftp.CMD_ATTRS:
             raise SFTPError("expected attributes")
-        return take_attributes(message)
+        return take_facts(message)
 
 
-def take_attributes(message: paramiko.Message) -> int | None:
-    """Read one file's attributes; returns its size, or None. Raises SFTPError."""
+def take_facts(message: paramiko.Message) -> RemoteFacts:
+    """Read one file's attributes. Raises SFTPError."""
     flags = message.get_int()
     size = int(message.get_int64()) if flags & FLAGS.FLAG_SIZE else None
-    for flag, numbers in ((FLAGS.FLAG_UIDGID, 2), (FLAGS.FLAG_PERMISSIONS, 1), (FLAGS.FLAG_AMTIME, 2)):
+    for flag, numbers in ((FLAGS.FLAG_UIDGID, 2), (FLAGS.FLAG_PERMISSIONS, 1)):
         message.get_bytes(4 * numbers if flags & flag else 0)
+    _, modified = (message.get_int(), message.get_int()) if flags & FLAGS.FLAG_AMTIME else (None, None)
     extended = message.get_int() if flags & FLAGS.FLAG_EXTENDED else 0
     if extended > MAX_EXTENDED:
         raise SFTPError(f"expected at most {MAX_EXTENDED} extended attributes, found {extended}")
     for _ in range(2 * extended):
         message.get_binary()
-    return size
+    return RemoteFacts(size, modified)
 
 
 def _names(message: paramiko.Message) -> list[str]:
@@ -164,7 +168,7 @@ def _names(message: paramiko.Message) -> list[str]:
     for _ in range(min(message.get_int(), MAX_NAMES)):
         names.append(message.get_text())
         message.get_binary()
-        take_attributes(message)
+        take_facts(message)
     return names
 
 

@@ -81,7 +81,7 @@ class SftpTransport:
         """See `Transport`."""
         path = self._path(check_name(name))
         with self._talking(f"read {name}") as call, call.client.open(path, "rb") as remote:
-            size = call.client.open_size(remote)
+            size = call.client.open_facts(remote).size_bytes
             if size is None or size > max_bytes:
                 raise too_large(name, max_bytes)
             requests = FileRequests(call.client, remote)
@@ -97,7 +97,7 @@ class SftpTransport:
             client, read = call.client, own_disk()(file.read)
             with client.open(part, "wx") as remote, call.watchdog.data() as moved:
                 write_all(FileRequests(client, remote), size, client.request_bytes, read, moved)
-            found = client.size_of(part)
+            found = client.facts(part).size_bytes
             if found != size:
                 raise TransportError(f"cannot write {name}: expected {size} bytes there, found {found}")
             client.replace(part, path)
@@ -118,7 +118,7 @@ class SftpTransport:
     def modified(self) -> int | None:
         """When the folder was changed, in seconds since 1970; our own server answers with its time now."""
         with self._talking("look at the outbox") as call:
-            return call.client.modified(self._folder or ".")
+            return call.client.facts(self._folder or ".").modified
 
     def close(self) -> None:
         """See `Transport`."""

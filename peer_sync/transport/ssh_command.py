@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -78,12 +79,12 @@ class Files:
         """A list of one host, under a name of ours."""
         return self.folder / alias
 
-    def write(self, way: Way) -> None:
-        """Make them all. Raises OSError."""
+    def write(self, way: Way, key_line: str) -> None:
+        """Make them all; ``key_line`` is our public key. Raises OSError."""
+        os.mkfifo(self.jump_errors)
         if way.private_key.exists():
             self.identity.symlink_to(way.private_key.absolute())
-        if way.key_line:
-            self.identity.with_suffix(".pub").write_text(f"{way.key_line}\n")
+        self.identity.with_suffix(".pub").write_text(f"{key_line}\n")
         for alias, host in ((PEER_ALIAS, way.peer), (JUMP_ALIAS, way.jump)):
             if host is not None:
                 key = " ".join(host.host_key.split()[:2])
@@ -135,9 +136,9 @@ def _options(way: Way, host: Host, alias: str, files: Files) -> list[str]:
 
 def _proxy(ssh: str, way: Way, jump: Host, files: Files) -> str:
     """The command that a shell starts; only ssh itself puts the peer's checked name into it."""
-    arguments = [ssh, *_options(way, jump, JUMP_ALIAS, files)]
-    fixed, host = shlex.join(arguments).replace("%", "%%"), shlex.quote(jump.address.host).replace("%", "%%")
-    return f"{fixed} -W '[%h]:%p' -- {host} 2>{shlex.quote(str(files.jump_errors))}"
+    options = shlex.join([ssh, *_options(way, jump, JUMP_ALIAS, files)])
+    rest = f"{shlex.join(['--', jump.address.host])} 2>{shlex.quote(str(files.jump_errors))}"
+    return " -W '[%h]:%p' ".join(part.replace("%", "%%") for part in (options, rest))
 
 
 def _check_name(host: Host, kind: str, found: str, expected: re.Pattern[str]) -> None:

@@ -76,15 +76,36 @@ def pair(tmp_path) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def start(pair) -> Iterator[Callable[..., SiteProcess]]:
-    """Starts sites by name; what still runs at the end of the test is killed."""
+def launched() -> Iterator[list[SiteProcess]]:
+    """Processes that a test has begun; what still runs at its end is killed."""
     running: list[SiteProcess] = []
-
-    def begin(name: str, *options: str, **settings: int) -> SiteProcess:
-        running.append(SiteProcess(pair.sites[name], *options, **settings))
-        return running[-1]
-
-    yield begin
+    yield running
     for process in running:
-        if process.process.poll() is None:
-            process.kill()
+        process.kill()
+
+
+@pytest.fixture
+def start(pair, launched) -> Callable[..., SiteProcess]:
+    """Starts one site; arguments after its name are options of site_process.py."""
+
+    def begin(name: str, *options: str) -> SiteProcess:
+        launched.append(SiteProcess(pair.sites[name], *options))
+        launched[-1].wait_until_it_runs()
+        return launched[-1]
+
+    return begin
+
+
+@pytest.fixture
+def start_both(pair, launched) -> Callable[..., list[SiteProcess]]:
+    """Starts north and south at once; the options are south's, patience with each other is for both."""
+
+    def begin(*options: str, patient: bool = False) -> list[SiteProcess]:
+        patience = ["--patient"] * patient
+        both = [SiteProcess(pair.north, *patience), SiteProcess(pair.south, *patience, *options)]
+        launched.extend(both)
+        for process in both:
+            process.wait_until_it_runs()
+        return both
+
+    return begin

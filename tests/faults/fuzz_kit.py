@@ -7,16 +7,32 @@ import random
 from typing import Any
 
 DEPTHS = (3, 990, 5000, 30_000)
+LONG = "A" * 60_000
 TOKENS = (
-    "1e400", "-1e400", "1e-400", "NaN", "Infinity", "-Infinity", "-0", "-0.0", "00", "1.", ".5", "0x10", "1E+2",
-    "9" * 300, "9" * 5000, "-1", "true", "false", "null", '""', "[]", "{}", "[[]]", '{"":null}', "[1,1]",
-    str(2**31), str(2**53), str(2**63), str(-(2**63)), str(2**64), str(10**30), "3.0", "0.1e1",
-    r'"\ud800"', r'"\udfff\ud800"', r'"\u0000"', r'"\n"', r'"\u202e"', r'"\u001b[2J"', '"../../etc/passwd"',
-    '"' + "A" * 200 + '"', '"' + "A" * 60_000 + '"', '"' + r"\ud83d\ude00" * 3000 + '"',
-    '"0001-01-01T00:00:00Z"', '"9999-12-31T23:59:59Z"', '"2026-02-30T00:00:00Z"', '"2026-11-21T10:00:60Z"',
-    '"2026-11-21T24:00:00Z"', '"99999-01-01T00:00:00Z"', '"２０２６-11-21T10:00:00Z"'.encode("ascii", "backslashreplace").decode(),
-    '"' + "0" * 64 + '"', '"F16"', '"I8"', "[0,0]", "[0," + str(2**62) + "]", "[" + str(2**63) + "," + str(2**64) + "]",
-)  # fmt: skip
+    *("1e400", "-1e400", "1e-400", "NaN", "Infinity", "-Infinity", "-0", "-0.0", "00", "1.", ".5", "0x10"),
+    *("1E+2", "9" * 300, "9" * 5000, "-1", "3.0", "0.1e1", "true", "false", "null", '""'),
+    *map(str, (2**31, 2**53, 2**63, -(2**63), 2**64, 10**30)),
+    *("[]", "{}", "[[]]", '{"":null}', "[1,1]", "[0,0]", f"[0,{2**62}]", f"[{2**63},{2**64}]"),
+    *(
+        r'"\ud800"',
+        r'"\udfff\ud800"',
+        r'"\u0000"',
+        r'"\n"',
+        r'"\u202e"',
+        r'"\u001b[2J"',
+        '"../../etc/passwd"',
+    ),
+    *(
+        f'"{LONG}"',
+        f'"{LONG[:200]}"',
+        '"' + r"\ud83d\ude00" * 3000 + '"',
+        '"' + "0" * 64 + '"',
+        '"F16"',
+        '"I8"',
+    ),
+    *('"0001-01-01T00:00:00Z"', '"9999-12-31T23:59:59Z"', '"2026-02-30T00:00:00Z"', '"2026-11-21T10:00:60Z"'),
+    *('"2026-11-21T24:00:00Z"', '"99999-01-01T00:00:00Z"', r'"\uff12026-11-21T10:00:00Z"'),
+)
 """What a hand-written parser might stumble over, as JSON text or nearly so."""
 
 
@@ -34,7 +50,9 @@ def token(chance: random.Random) -> str:
 
 def mutated_object(chance: random.Random, content: dict[str, Any]) -> bytes:
     """The object's text with one to three values, keys or spellings changed; often still canonical."""
-    texts = {name: json.dumps(value, sort_keys=True, separators=(",", ":")) for name, value in content.items()}
+    texts = {
+        name: json.dumps(value, sort_keys=True, separators=(",", ":")) for name, value in content.items()
+    }
     for _ in range(chance.randint(1, 3)):
         name = chance.choice([*texts])
         change = chance.randrange(5)

@@ -12,6 +12,7 @@ import queue
 import random
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -27,7 +28,9 @@ from peer_sync.site import Site, load_site
 from peer_sync.storage import sha256_of
 from peer_sync.transport import Transport
 
-HASTE = replace(Patience(), connect_seconds=3, login_seconds=3, silence_seconds=2, deadline_seconds=6)
+HASTE = replace(
+    Patience(), connect_seconds=2, login_seconds=2, silence_seconds=1, deadline_seconds=3, rate_seconds=2
+)
 
 
 def weights_of(site: str, round_: int, size_bytes: int) -> bytes:
@@ -67,14 +70,13 @@ def tell(**event: object) -> None:
 class RunningSite:
     """Mailbox and courier, used as `nnunet_gml.exchange` uses them."""
 
-    def __init__(self, site: Site, size_bytes: int, spool: Path) -> None:
+    def __init__(self, site: Site, size_bytes: int, way: Callable[[Site, str], Transport]) -> None:
         self.site = site
         self.size_bytes = size_bytes
-        self.spool = spool
         self.mailbox = Mailbox(site)
-        self.courier = Courier(self.mailbox, PLANS, SCHEMA, {"float16": size_bytes}, hasty_way)
+        self.courier = Courier(self.mailbox, PLANS, SCHEMA, {"float16": size_bytes}, way)
         self.courier.start()
-        server = self.courier._server
+        server = self.courier._server.process
         tell(started=True, server=server.pid if server else 0)
 
     def obey(self, order: str) -> None:
@@ -110,7 +112,7 @@ class RunningSite:
         tell(ended=True)
 
     def _write(self, round_: int) -> Path:
-        payload = self.spool / f"weights-{self.site.name}-{round_}.tmp"
+        payload = self.site.path.with_name(f"weights-{self.site.name}-{round_}.tmp")
         payload.write_bytes(weights_of(self.site.name, round_, self.size_bytes))
         return payload
 
@@ -142,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("site")
     parser.add_argument("--bytes", type=int, default=5000)
-    parser.add_argument("--spool", type=Path, help="where weights are written before they are offered")
+    parser.add_argument("--patient", action="store_true", help="with the limits of time of earnest")
     parser.add_argument("--clock-shift", type=float, default=0)
     parser.add_argument("--clock-stopped", default="")
     arguments = parser.parse_args()
@@ -150,7 +152,7 @@ def main() -> None:
     if arguments.clock_shift or arguments.clock_stopped:
         set_clock(arguments.clock_shift, arguments.clock_stopped)
     site = load_site(arguments.site)
-    running = RunningSite(site, arguments.bytes, arguments.spool or site.path.parent)
+    running = RunningSite(site, arguments.bytes, routes.way_to if arguments.patient else hasty_way)
     orders: queue.Queue[str] = queue.Queue()
     threading.Thread(target=read_lines, args=[orders], daemon=True).start()
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from process_kit import end
 from state_kit import ledger
 
 from peer_sync.identity import generate_key
@@ -25,13 +26,13 @@ def with_another_host_key(south: Site) -> Site:
     return load_site(folder / "other.toml")
 
 
-def test_the_host_key_changed(pair, start):
+def test_the_host_key_changed(pair, start, start_both):
     """The peer's server is restarted with another host key, and would let this site in.
 
     Refused by rule host-key, told with peer and both keys; no login is tried and no key is shown; with
     the pinned key back the next exchange works.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     south.end()
     other = with_another_host_key(pair.south)
@@ -53,5 +54,4 @@ def test_the_host_key_changed(pair, start):
     assert "key of" not in log
     (line,) = ledger(north.site, event="collect", verdict="refused")
     assert (line["rule"], line["bytes"]) == ("host-key", 0)
-    north.end()
-    south.end()
+    end(north, south)

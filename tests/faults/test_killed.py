@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import kill_process
 import pytest
 from courier_kit import build_sites
-from process_kit import SIZE_BYTES, environment
+from process_kit import PATIENCE_SECONDS, SIZE_BYTES, SiteProcess, end, environment, wait_for
 from proxy_kit import doing_after, whole
 from sshd_kit import SSHD, running_sshd
 
@@ -20,13 +21,13 @@ MOMENTS = (0, 900, 2500, 60_000, 700_000)
 """Bytes from the server: nothing yet, key exchange, login, early and late in the weights."""
 
 
-def test_the_peer_is_killed_while_it_is_read(pair, start, record_property):
+def test_the_peer_is_killed_while_it_is_read(pair, start, start_both, record_property):
     """The peer and its server are killed in the middle of a transfer.
 
     At five moments, from the first byte to the end of the weights: this site goes on, offers, and takes
     the weights when the peer is back.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     for round_, count in enumerate(MOMENTS, start=1):
         south.offer(round_)
         pair.proxy.shape = doing_after(count, south.kill)
@@ -37,8 +38,7 @@ def test_the_peer_is_killed_while_it_is_read(pair, start, record_property):
         south = start("south")
 
         north.accepted(round_, "south", round_)
-    north.end()
-    south.end()
+    end(north, south)
     record_property("cases", len(MOMENTS))
 
 
@@ -48,60 +48,67 @@ def begun(site: Site) -> Path:
     return path
 
 
+def broken_download(pair, north: SiteProcess, round_: int, came: int = 0) -> int:
+    """Let north be killed in the middle of a download; returns how much of the weights has come to its disk."""
+
+    def kill() -> None:
+        wait_for(lambda: begun(pair.north).stat().st_size > came, "progress on the disk")
+        north.kill()
+
+    pair.proxy.shape = doing_after(400_000, kill)
+    north.exchange(round_, "south")
+    north.process.wait(PATIENCE_SECONDS)
+    pair.proxy.shape = whole
+    now = begun(pair.north).stat().st_size
+    assert came < now < SIZE_BYTES
+    return now
+
+
 def test_a_broken_download_continues(pair, start, record_property):
-    """This site is killed three times in the middle of one download.
+    """This site is killed twice in the middle of one download.
 
     Each start goes on where the last one stopped: all in all little more than the weights' bytes cross
     the network, and they are accepted once.
     """
-    start("south").offer(1)
-    came = 0
-    for round_ in range(1, 4):
-        north = start("north")
-        pair.proxy.shape = doing_after(400_000, north.kill)
-        north.exchange(round_, "south")
-        north.process.wait(60)
-        assert came < begun(pair.north).stat().st_size < SIZE_BYTES
-        came = begun(pair.north).stat().st_size
-    pair.proxy.shape = whole
+    south = start("south")
+    south.offer(1)
+    came = broken_download(pair, start("north"), 1)
+    came = broken_download(pair, start("north"), 2, came)
     north = start("north")
 
-    north.exchange(4, "south")
+    north.exchange(3, "south")
 
-    assert north.accepted(4, "south", 1)["bytes"] < SIZE_BYTES - came + 10_000
+    assert north.accepted(3, "south", 1)["bytes"] < SIZE_BYTES - came + 10_000
     assert not list((pair.north.folder / "inbox" / ".begun-south").iterdir())
-    north.end()
-    record_property("cases", 3)
+    end(north, south)
+    record_property("cases", 2)
 
 
-@pytest.mark.parametrize("change", ["a flipped bit", "zeros", "more than the whole"])
-def test_a_broken_download_that_was_damaged(pair, start, change):
-    """What had come of a broken download is damaged on this site's disk.
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a flipped bit": lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:],
+    "zeros at the end": lambda data: data[:-4096] + bytes(4096),
+    "more than the whole": lambda data: data + bytes(SIZE_BYTES),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_download_was_damaged(pair, start, damage):
+    """What had come of a broken download is damaged on this site's disk before it continues.
 
     It is noticed, and the weights are fetched once more from the beginning and accepted.
     """
-    start("south").offer(1)
-    north = start("north")
-    pair.proxy.shape = doing_after(600_000, north.kill)
-    north.exchange(1, "south")
-    north.process.wait(60)
-    pair.proxy.shape = whole
+    south = start("south")
+    south.offer(1)
+    broken_download(pair, start("north"), 1)
     path = begun(pair.north)
-    data = bytearray(path.read_bytes())
-    if change == "a flipped bit":
-        data[1000] ^= 1
-    elif change == "zeros":
-        data[-4096:] = bytes(4096)
-    else:
-        data += bytes(SIZE_BYTES)
-    path.write_bytes(data)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     north = start("north")
 
     north.exchange(2, "south")
 
     assert north.accepted(2, "south", 1)["bytes"] >= SIZE_BYTES
     assert north.said() == ""
-    north.end()
+    end(north, south)
 
 
 def killed(work: str, folder: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from courier_kit import free_port
-from process_kit import wait_for
+from process_kit import end, wait_for
 from proxy_kit import (
     cut_after,
     flipped_at,
@@ -23,9 +23,9 @@ PLACES = (10, 1200, 400_000)
 """Bytes from the server: in the greeting, in the key exchange, in the weights."""
 
 
-def survives(pair, start, shapes) -> None:
+def survives(pair, start_both, shapes) -> None:
     """In one round after the other the network breaks, is told of, and heals; the weights come."""
-    north, south = start("north"), start("south")
+    north, south = start_both()
     for round_, shape in enumerate(shapes, start=1):
         south.offer(round_)
         pair.proxy.shape = shape
@@ -36,86 +36,84 @@ def survives(pair, start, shapes) -> None:
 
         north.accepted(round_, "south", round_)
     assert len(ledger(north.site, event="offer", verdict="offered")) == len(shapes)
-    north.end()
-    south.end()
+    end(north, south)
 
 
-def test_the_connection_breaks(pair, start, record_property):
+def test_the_connection_breaks(pair, start_both, record_property):
     """The network cuts the connection in the greeting, in the key exchange, in the weights.
 
     Told, tried again, and the weights come over the next connection.
     """
-    survives(pair, start, [cut_after(place) for place in PLACES])
+    survives(pair, start_both, [cut_after(place) for place in PLACES])
     record_property("cases", len(PLACES))
 
 
-def test_the_connection_ends_too_early(pair, start, record_property):
+def test_the_connection_ends_too_early(pair, start_both, record_property):
     """The network ends the connection in an orderly way before all data came.
 
     As above: a shortened transfer is never taken for a whole one.
     """
-    survives(pair, start, [truncated_after(place) for place in PLACES])
+    survives(pair, start_both, [truncated_after(place) for place in PLACES])
     record_property("cases", len(PLACES))
 
 
-def test_packets_are_dropped(pair, start, record_property):
+def test_packets_are_dropped(pair, start_both, record_property):
     """The network drops everything after some bytes, and nobody says so.
 
     Given up after the agreed silence, told, tried again.
     """
-    survives(pair, start, [silent_after(place) for place in PLACES])
+    survives(pair, start_both, [silent_after(place) for place in PLACES])
     record_property("cases", len(PLACES))
 
 
-def test_bits_are_flipped_on_the_way(pair, start, record_property):
+def test_bits_are_flipped_on_the_way(pair, start_both, record_property):
     """The network flips a bit in the key exchange and in the weights.
 
     SSH notices; told, tried again, and nothing wrong is accepted.
     """
-    survives(pair, start, [flipped_at(place) for place in PLACES[1:]])
+    survives(pair, start_both, [flipped_at(place) for place in PLACES[1:]])
     record_property("cases", len(PLACES[1:]))
 
 
-def test_packets_change_places(pair, start, record_property):
+def test_packets_change_places(pair, start_both, record_property):
     """The network delivers two pieces of a connection in the wrong order.
 
     As above.
     """
-    survives(pair, start, [swapped_after(place) for place in PLACES[1:]])
+    survives(pair, start_both, [swapped_after(place) for place in PLACES[1:]])
     record_property("cases", len(PLACES[1:]))
 
 
-def test_a_trickle(pair, start):
+def test_a_trickle(pair, start_both):
     """The network lets through ten bytes a second in the middle of the weights.
 
     Dropped for its rate, though it is never silent; told, tried again.
     """
-    survives(pair, start, [trickling_after(400_000, 0.1)])
+    survives(pair, start_both, [trickling_after(400_000, 0.1)])
 
 
-def test_a_long_way(pair, start):
-    """Every piece of data is late by 30 ms.
+def test_a_long_way(pair, start_both):
+    """Every piece of data is late by 10 ms.
 
     Slow is no failure: the exchange works at the first attempt, and nothing is told.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both(patient=True)
     south.offer(1)
-    pair.proxy.shape = late(0.03)
+    pair.proxy.shape = late(0.01)
 
     north.exchange(1, "south")
 
     assert north.accepted(1, "south", 1)["retries"] == 0
     assert north.said() == ""
-    north.end()
-    south.end()
+    end(north, south)
 
 
-def test_connections_are_reordered(pair, start):
+def test_connections_are_reordered(pair, start_both):
     """The network holds the first connection until the second comes, and serves the second first.
 
     The first attempt is given up, the second works; nothing comes twice.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     pair.proxy.reversed_in = 2
 
@@ -125,16 +123,15 @@ def test_connections_are_reordered(pair, start):
 
     north.accepted(1, "south", 1)
     assert len(ledger(north.site, event="collect", verdict="accepted")) == 1
-    north.end()
-    south.end()
+    end(north, south)
 
 
-def test_a_connection_goes_astray(pair, start):
+def test_a_connection_goes_astray(pair, start_both):
     """The network leads the connection to another site's server.
 
     Refused by rule host-key before anything is sent; the next exchange works.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     pair.proxy.detour = [pair.north.listen[1]]
 
@@ -147,8 +144,7 @@ def test_a_connection_goes_astray(pair, start):
     north.accepted(2, "south", 1)
     (line,) = ledger(north.site, event="collect", verdict="refused")
     assert line["rule"] == "host-key"
-    north.end()
-    south.end()
+    end(north, south)
 
 
 def test_nobody_listens(pair, start):
@@ -167,5 +163,4 @@ def test_nobody_listens(pair, start):
 
     assert north.accepted(1, "south", 1)["retries"] > 2
     assert len(north.said().splitlines()) <= 3
-    north.end()
-    south.end()
+    end(north, south)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from courier_kit import republish
-from process_kit import SIZE_BYTES, SiteProcess, wait_for
+from process_kit import SIZE_BYTES, SiteProcess, end, wait_for
 from proxy_kit import doing_after, whole
 from site_process import weights_of
 from state_kit import ledger, visible_offers
@@ -28,12 +28,12 @@ def empty(outbox: Path) -> None:
         path.unlink()
 
 
-def test_the_outbox_is_emptied_while_it_is_read(pair, start, record_property):
+def test_the_outbox_is_emptied_while_it_is_read(pair, start_both, record_property):
     """Somebody empties the peer's outbox at several moments of a transfer.
 
     No crash and no refusal; the peer's next offer, under a new number, is taken.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     outbox, numbers = pair.south.folder / "outbox", []
     for round_, count in enumerate(MOMENTS, start=1):
         numbers.append(south.offer(2 * round_))
@@ -48,15 +48,14 @@ def test_the_outbox_is_emptied_while_it_is_read(pair, start, record_property):
         wait_for(lambda: north.next("accepted")["sequence"] == numbers[-1], "newest offer")
     assert numbers == sorted(set(numbers))
     assert ledger(north.site, verdict="refused") == []
-    north.end()
-    south.end()
+    end(north, south)
     record_property("cases", len(MOMENTS))
 
 
 @pytest.fixture
-def judged(pair, start) -> tuple[SiteProcess, SiteProcess]:
+def judged(pair, start_both) -> tuple[SiteProcess, SiteProcess]:
     """North, which has accepted south's second offer, and south, of whose first there is a copy."""
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     shutil.copytree(pair.south.folder / "outbox", pair.south.path.parent / "copy")
     south.offer(2)
@@ -96,8 +95,7 @@ def test_an_old_manifest_is_put_back(pair, judged):
     north.exchange(4, "south")
 
     north.accepted(4, "south", 4)
-    north.end()
-    south.end()
+    end(north, south)
 
 
 def test_an_old_manifest_is_put_back_while_this_site_is_down(pair, judged, start):
@@ -111,8 +109,7 @@ def test_an_old_manifest_is_put_back_while_this_site_is_down(pair, judged, start
     north = start("north")
 
     refused_by_sequence(north, 3)
-    north.end()
-    south.end()
+    end(north, south)
 
 
 def test_an_old_manifest_under_a_new_name(pair, judged):
@@ -127,8 +124,7 @@ def test_an_old_manifest_under_a_new_name(pair, judged):
 
     assert "expected 3 as the file is called, found 1" in refused_by_sequence(north, 3)
     empty(outbox)
-    north.end()
-    south.end()
+    end(north, south)
 
 
 def test_another_offer_under_the_same_number(pair, judged):
@@ -151,5 +147,4 @@ def test_another_offer_under_the_same_number(pair, judged):
     north.exchange(4, "south")
 
     north.accepted(4, "south", 4)
-    north.end()
-    south.end()
+    end(north, south)

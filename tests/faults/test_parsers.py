@@ -29,7 +29,8 @@ def fuzzed(parser: str, folder: Path, record_property) -> dict[str, int]:
     assert sum(found["verdicts"].values()) == INPUTS
     record_property("cases", INPUTS)
     record_property(
-        "found", f"{found['growth_mib']:.0f} MiB more memory, slowest {1000 * found['slowest_seconds']:.0f} ms"
+        "found",
+        f"{found['growth_mib']:.0f} MiB more memory, slowest {1000 * found['slowest_seconds']:.0f} ms",
     )
     return found["verdicts"]
 

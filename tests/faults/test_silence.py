@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import hostile_kit
 import pytest
-from process_kit import SiteProcess, wait_for
+from process_kit import SiteProcess, end, wait_for
 from proxy_kit import doing_after, whole
 from state_kit import ledger
 
@@ -25,13 +25,13 @@ def goes_on_without(north: SiteProcess, round_: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 300_000], ids=["before the greeting", "within the weights"])
-def test_the_peers_server_is_stopped(pair, start, count):
+def test_the_peers_server_is_stopped(pair, start_both, count):
     """The peer's server is stopped (SIGSTOP) and accepts without answering.
 
     Before it has spoken, or in the middle of the weights: this site tells it, offers, gives up in time,
     tries again, and takes the weights once the server goes on.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     pair.proxy.shape = doing_after(count, lambda: south.signal(signal.SIGSTOP, server=True))
     if not count:
@@ -42,16 +42,15 @@ def test_the_peers_server_is_stopped(pair, start, count):
     south.signal(signal.SIGCONT, server=True)
 
     north.accepted(1, "south", 1)
-    north.end()
-    south.end()
+    end(north, south)
 
 
-def test_the_peers_site_is_stopped(pair, start):
+def test_the_peers_site_is_stopped(pair, start_both):
     """The peer's training is stopped (SIGSTOP), its server is not.
 
     The last offer can still be had: a server of its own process serves on.
     """
-    north, south = start("north"), start("south")
+    north, south = start_both()
     south.offer(1)
     south.signal(signal.SIGSTOP)
 
@@ -59,8 +58,7 @@ def test_the_peers_site_is_stopped(pair, start):
 
     north.accepted(1, "south", 1)
     south.signal(signal.SIGCONT)
-    north.end()
-    south.end()
+    end(north, south)
 
 
 @contextmanager
@@ -101,8 +99,7 @@ def test_a_listener_that_never_speaks(pair, start, greeting):
     south.offer(1)
 
     north.accepted(1, "south", 1)
-    north.end()
-    south.end()
+    end(north, south)
 
 
 def test_a_server_that_stops_after_the_login(pair, start):
@@ -119,5 +116,4 @@ def test_a_server_that_stops_after_the_login(pair, start):
     south.offer(1)
 
     north.accepted(1, "south", 1)
-    north.end()
-    south.end()
+    end(north, south)

@@ -1,0 +1,55 @@
+"""What was judged of each peer, so that nothing old is ever taken for new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from peer_sync.manifest import Manifest
+from peer_sync.storage import read_state, write_state
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The newest offer of one peer that was accepted or refused.
+
+    Attributes:
+        sequence: its number; 0 before the first.
+        digest: SHA-256 of its manifest, 64 hex digits.
+        created: when it was made, as it states.
+    """
+
+    sequence: int = 0
+    digest: str = ""
+    created: str = ""
+
+
+class Memory:
+    """One small durable file per peer.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def judged(self, peer: str) -> Judged:
+        """See `Judged`. Raises `ConfigError` when the file is damaged."""
+        state = read_state(self._path(peer))
+        sequence = max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+        return Judged(sequence, str(state.get("digest", "")), str(state.get("created", "")))
+
+    def remember(self, peer: str, manifest: Manifest, verdict: str) -> None:
+        """Never take an offer as old as this one again; ``verdict`` is ``accepted`` or ``refused``."""
+        path = self._path(peer)
+        state = read_state(path)
+        if manifest.sequence > self.judged(peer).sequence:
+            state["digest"] = sha256(manifest.to_bytes()).hexdigest()
+            state["created"] = manifest.created
+        state[verdict] = max(int(state.get(verdict, 0)), manifest.sequence)
+        write_state(path, state)
+
+    def _path(self, peer: str) -> Path:
+        return self.folder / f"peer-{peer}.json"
