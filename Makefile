@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload wheel clean help
+.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload faults wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +40,10 @@ bench-transfer: $(READY)
 # make bench-payload   bytes and errors of float32, float16 and int8 on the networks of make hippocampus
 bench-payload: $(READY)
 	$(BIN)/python benchmarks/payload.py hippocampus-run
+
+# make faults   every fault that the courier must survive, done to real processes; docs/results/faults.md
+faults: $(READY)
+	$(BIN)/python benchmarks/faults.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -47,8 +47,8 @@ classes; sites simulated from one source, not hospitals. Networks:
 
 A case is preprocessed by nnU-Net, passes the network whole, in float32 and without mirroring, and is compared
 with the contours in the preprocessed image's grid (nnU-Net's own sliding window keeps logits as float16,
-which is coarser than what is measured here). *Last offer* is, for scale, what another site would have had of
-the network in the round before its training ended: float16, up to {offers} epochs older.
+which is coarser than what is measured here). *Last offer* is there for scale: the newest weights that the
+site of the network had offered when its training ended, float16 and {offers} epochs old.
 """
 
 

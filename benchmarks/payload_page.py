@@ -53,6 +53,7 @@ a peer's weights go through.
 def page(about: str, classes: Sequence[str], sizes: Sequence[Size], rows: Sequence[Row], timings: int) -> str:
     """The whole page."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch", "safetensors"))
+    machine = f"{os.cpu_count()} CPU cores with a load average of {os.getloadavg()[1]:.1f}"
     losses = [[*_names(row), *loss_cells(row.losses, len(classes))] for row in rows]
     seconds = [[*_names(row), *time_cells(row.journeys)] for row in rows if row.journeys]
     sections = [
@@ -69,7 +70,7 @@ def page(about: str, classes: Sequence[str], sizes: Sequence[Size], rows: Sequen
         "## Seconds",
         SECONDS.format(timings=timings),
         table(["networks", "payload", "MB", "write", "read and check"], seconds),
-        f"On {os.cpu_count()} CPU cores; python {platform.python_version()}, {versions}.\n",
+        f"On {machine}; python {platform.python_version()}, {versions}.\n",
     ]
     return "\n".join(section if section.endswith("\n") else f"{section}\n" for section in sections)
 
@@ -112,12 +113,14 @@ def time_cells(journeys: Sequence[Journey]) -> list[str]:
 def spread(numbers: Sequence[float], form: str) -> str:
     """The mean; of several numbers also the one furthest from 0.
 
-    >>> spread([0.5, -1.5], "{:+.2f}")
-    '-0.50 (-1.50)'
+    >>> spread([0.5, -1.5], "{:+.2f}"), spread([0.0, 0.0], "{:+.2f}")
+    ('-0.50 (-1.50)', '0')
     """
     known = [number for number in numbers if not math.isnan(number)]
     if not known:
         return "-"
+    if not any(known):
+        return "0"
     cell = form.format(mean(known))
     return cell if len(known) == 1 else f"{cell} ({form.format(max(known, key=abs))})"
 

@@ -2,7 +2,8 @@
 
 ``float16`` and ``float32`` hold every floating-point tensor in that type. ``int8`` holds each one of two
 or more dimensions as 8-bit codes ``NAME`` and one float32 scale per channel ``NAME.scale``, and the others
-(biases and norms: a thousandth of a network's numbers) as float32. Tensors of integers travel as they are.
+(biases and norms) as float32: they are less than a hundredth of a network's numbers, so that rounding them
+would save next to nothing. Tensors of integers travel as they are.
 """
 
 import json

@@ -22,6 +22,7 @@ DIGESTS = ("hmac-sha2-256", "hmac-sha2-512")
 MAX_PACKET_BYTES = 257 * 1024
 MAX_BANNER_BYTES = 16 * 1024
 SMALL_CHUNK_BYTES = 4 * 1024
+READ_AHEAD_BYTES = 64 * 1024
 LOG_CHANNEL = "peer_sync.ssh"
 
 # The library logs what strangers send; without a handler it would end up on standard error.
@@ -62,11 +63,32 @@ class LoginKey(KEY):  # type: ignore[misc]
         return message
 
 
+class ReadAhead:
+    """A socket, or a channel, that is asked for many small pieces at once: every question has its price.
+
+    Args:
+        sock: the socket itself.
+    """
+
+    def __init__(self, sock: CHANNEL) -> None:
+        self.send = sock.send
+        self.close = sock.close
+        self._sock = sock
+        self._rest = memoryview(b"")
+
+    def recv(self, count: int) -> bytes:
+        """At most ``count`` bytes; none at the end. Raises OSError."""
+        if not self._rest:
+            self._rest = memoryview(self._sock.recv(READ_AHEAD_BYTES))
+        found, self._rest = self._rest[:count], self._rest[count:]
+        return found.tobytes()
+
+
 class BoundedPacketizer(PACKETIZER):  # type: ignore[misc]
     """Refuses a packet, or a greeting, that is longer than any of ours, before reading it."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: CHANNEL) -> None:
+        super().__init__(ReadAhead(sock))
         self._banner_bytes = 0
 
     def read_all(self, count: int, check_rekey: bool = False) -> bytes:

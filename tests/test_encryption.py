@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyrage
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,13 @@ def test_a_file_that_was_made_longer_is_refused(tmp_path, sealed, our_key):
 def test_a_file_that_is_no_age_file_is_refused(tmp_path, our_key, data):
     """Plain weights, for example."""
     refusal(tmp_path, data, our_key)
+
+
+def test_an_armored_file_is_refused(tmp_path, keys, our_key):
+    """Good age, too, but its header could not be bounded."""
+    armored = pyrage.encrypt(CONTENT, [pyrage.ssh.Recipient.from_str(keys["north"])], armored=True)
+
+    assert "a file that begins with b'-----BEGIN" in str(refusal(tmp_path, armored, our_key))
 
 
 def test_more_than_was_stated_is_never_written(tmp_path, sealed, our_key, monkeypatch):

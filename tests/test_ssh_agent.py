@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import struct
@@ -22,7 +23,7 @@ from sshd_kit import SSHD, Agent, running_agent, running_sshd
 from peer_sync import identity, ssh_agent
 from peer_sync.errors import ConfigError, TransportError
 from peer_sync.mailbox import Mailbox
-from peer_sync.openssh import blob_of, string
+from peer_sync.openssh import blob_of, line_of, string
 from peer_sync.routes import way_to
 from peer_sync.server.embedded import Server
 from peer_sync.site import load_site
@@ -144,12 +145,31 @@ def test_another_kind_of_key_is_refused(tmp_path, kind):
     assert "is not an ed25519 key" in str(refusal(tmp_path / "key"))
 
 
-@pytest.mark.parametrize("content", [b"", b"ssh-ed25519", b"ssh-ed25519 !", b"\xff\xfe", b"ssh-ed25519 AAAA"])
+LONG_KEY = line_of(string(b"ssh-ed25519") + string(bytes(33)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"ssh-ed25519", b"ssh-ed25519 !", b"\xff\xfe", b"ssh-ed25519 AAAA", LONG_KEY.encode()]
+)
 def test_a_public_file_that_is_none_is_refused(tmp_path, content):
     """Not a crash."""
     (tmp_path / "north.pub").write_bytes(content)
 
     assert "north.pub is not an ed25519 key" in str(refusal(tmp_path / "north"))
+
+
+def test_a_private_file_of_another_format_is_refused(tmp_path):
+    """Though its fields read like those of a key with a passphrase."""
+    line = identity.generate_key(tmp_path / "north")
+    fields = string(b"aes256-ctr") + string(b"bcrypt") + string(b"") + bytes(4) + string(blob_of(line))
+    body = base64.b64encode(b"another-key-v1\0" + fields).decode()
+    path = tmp_path / "north"
+    for content in (body, body[:24], ""):
+        path.write_text(
+            f"-----BEGIN OPENSSH PRIVATE KEY-----\n{content}\n-----END OPENSSH PRIVATE KEY-----\n"
+        )
+
+        assert "another format" in str(refusal(path))
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -216,6 +236,9 @@ def answering(path: Path, *answers: bytes, seconds: float = 0) -> Iterator[None]
                 for start in range(0, len(answer), step):
                     time.sleep(seconds)
                     talk.sendall(answer[start : start + step])
+                if len(answer) < 4:
+                    talk.recv(1000)
+                    talk.close()
 
     made: list[socket.socket] = []
     step = 3 if seconds else 1000
@@ -255,11 +278,25 @@ def key_list(*lines: str) -> bytes:
         ((struct.pack(">I", 1 << 31) + bytes(100),), 0, "expected at most 262144"),
         ((string(b""),), 0, "it refused"),
         ((string(b"\x05"),), 0, "it refused"),
+        ((b"",), 0, "it ended the connection"),
+        ((b"\0\0",), 0, "it ended the connection"),
         ((string(b"\x0c"),), 0, "found 0 other keys"),
         ((string(b"\x0c\xff\xff\xff\xff" + bytes(40)),), 0, "too few bytes"),
         ((string(NO_KEYS),), 0, "found 0 other keys"),
     ],
-    ids=["deaf", "half", "trickle", "huge", "empty", "failure", "no count", "many", "none"],
+    ids=[
+        "deaf",
+        "half",
+        "trickle",
+        "huge",
+        "empty",
+        "failure",
+        "closed",
+        "closed soon",
+        "no count",
+        "many",
+        "none",
+    ],
 )
 def test_an_agent_that_answers_badly_is_left_in_time(fake, locked, answers, seconds, found):
     """With a message, not with a hang."""
@@ -267,6 +304,19 @@ def test_an_agent_that_answers_badly_is_left_in_time(fake, locked, answers, seco
         started = time.monotonic()
 
         assert found in str(refusal(*locked))
+        assert time.monotonic() - started < 2.5
+
+
+@needs_openssh
+def test_an_agent_that_takes_nobody_in_is_left_in_time(fake, locked):
+    """Its queue is full: without a limit that would be a wait for ever."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(fake))
+        listener.listen(0)
+        first.connect(str(fake))
+        started = time.monotonic()
+
+        refusal(*locked)
         assert time.monotonic() - started < 2.5
 
 

@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and isinstance(item, pytest.Function):
             fault, _, promise = inspect.getdoc(item.function).partition("\n")
-            item.user_properties += [("fault", fault), ("promise", " ".join(promise.split()))]
+            group = inspect.getdoc(item.module).partition("\n")[0]
+            words = {"group": group.rstrip("."), "fault": fault, "promise": " ".join(promise.split())}
+            item.user_properties += words.items()
 
 
 @pytest.fixture
@@ -73,6 +75,25 @@ def pair(tmp_path) -> Iterator[Pair]:
     made = Pair({name: load_site(site.path) for name, site in sites.items()}, proxy)
     yield made
     proxy.close()
+
+
+@pytest.fixture(
+    params=[
+        "paramiko",
+        pytest.param(
+            "ssh",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed"),
+            ],
+        ),
+    ]
+)
+def carrier(request, pair) -> str:
+    """What carries SFTP for north: both in turn."""
+    path = pair.north.path
+    path.write_text(f'{path.read_text()}carrier = "{request.param}"\n')
+    return request.param
 
 
 @pytest.fixture

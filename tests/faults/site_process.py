@@ -12,21 +12,20 @@ import queue
 import random
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 from courier_kit import FACTS, PLANS, SCHEMA
 
-from peer_sync import persistence, routes
+from peer_sync import persistence
 from peer_sync.address import Patience
 from peer_sync.courier import Courier
 from peer_sync.errors import PeerSyncError
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.site import Site, load_site
 from peer_sync.storage import sha256_of
-from peer_sync.transport import Transport
+from peer_sync.transport import sftp
 
 HASTE = replace(
     Patience(), connect_seconds=2, login_seconds=2, silence_seconds=1, deadline_seconds=3, rate_seconds=2
@@ -36,13 +35,6 @@ HASTE = replace(
 def weights_of(site: str, round_: int, size_bytes: int) -> bytes:
     """What a site offers in a round: the same bytes in every process."""
     return random.Random(f"{site} {round_}").randbytes(size_bytes)
-
-
-def hasty_way(site: Site, peer: str) -> Transport:
-    """The real way, with shorter limits of time."""
-    way = routes.way_to(site, peer)
-    way.patience = HASTE
-    return way
 
 
 def set_clock(shift_seconds: float, stopped: str) -> None:
@@ -70,11 +62,11 @@ def tell(**event: object) -> None:
 class RunningSite:
     """Mailbox and courier, used as `nnunet_gml.exchange` uses them."""
 
-    def __init__(self, site: Site, size_bytes: int, way: Callable[[Site, str], Transport]) -> None:
+    def __init__(self, site: Site, size_bytes: int) -> None:
         self.site = site
         self.size_bytes = size_bytes
         self.mailbox = Mailbox(site)
-        self.courier = Courier(self.mailbox, PLANS, SCHEMA, {"float16": size_bytes}, way)
+        self.courier = Courier(self.mailbox, PLANS, SCHEMA, {"float16": size_bytes})
         self.courier.start()
         server = self.courier._server.process
         tell(started=True, server=server.pid if server else 0)
@@ -149,10 +141,12 @@ def main() -> None:
     parser.add_argument("--clock-stopped", default="")
     arguments = parser.parse_args()
     persistence.FIRST_WAIT_SECONDS, persistence.LONGEST_WAIT_SECONDS = 0.1, 0.4
+    if not arguments.patient:
+        sftp.Patience = lambda: HASTE
     if arguments.clock_shift or arguments.clock_stopped:
         set_clock(arguments.clock_shift, arguments.clock_stopped)
     site = load_site(arguments.site)
-    running = RunningSite(site, arguments.bytes, routes.way_to if arguments.patient else hasty_way)
+    running = RunningSite(site, arguments.bytes)
     orders: queue.Queue[str] = queue.Queue()
     threading.Thread(target=read_lines, args=[orders], daemon=True).start()
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from process_kit import end
 from state_kit import ledger
 
@@ -26,6 +27,7 @@ def with_another_host_key(south: Site) -> Site:
     return load_site(folder / "other.toml")
 
 
+@pytest.mark.usefixtures("carrier")
 def test_the_host_key_changed(pair, start, start_both):
     """The peer's server is restarted with another host key, and would let this site in.
 

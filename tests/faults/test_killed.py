@@ -21,6 +21,7 @@ MOMENTS = (0, 900, 2500, 60_000, 700_000)
 """Bytes from the server: nothing yet, key exchange, login, early and late in the weights."""
 
 
+@pytest.mark.usefixtures("carrier")
 def test_the_peer_is_killed_while_it_is_read(pair, start, start_both, record_property):
     """The peer and its server are killed in the middle of a transfer.
 
@@ -64,6 +65,7 @@ def broken_download(pair, north: SiteProcess, round_: int, came: int = 0) -> int
     return now
 
 
+@pytest.mark.usefixtures("carrier")
 def test_a_broken_download_continues(pair, start, record_property):
     """This site is killed twice in the middle of one download.
 

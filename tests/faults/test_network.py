@@ -39,6 +39,7 @@ def survives(pair, start_both, shapes) -> None:
     end(north, south)
 
 
+@pytest.mark.usefixtures("carrier")
 def test_the_connection_breaks(pair, start_both, record_property):
     """The network cuts the connection in the greeting, in the key exchange, in the weights.
 
@@ -48,6 +49,7 @@ def test_the_connection_breaks(pair, start_both, record_property):
     record_property("cases", len(PLACES))
 
 
+@pytest.mark.usefixtures("carrier")
 def test_the_connection_ends_too_early(pair, start_both, record_property):
     """The network ends the connection in an orderly way before all data came.
 
@@ -57,6 +59,7 @@ def test_the_connection_ends_too_early(pair, start_both, record_property):
     record_property("cases", len(PLACES))
 
 
+@pytest.mark.usefixtures("carrier")
 def test_packets_are_dropped(pair, start_both, record_property):
     """The network drops everything after some bytes, and nobody says so.
 
@@ -66,6 +69,7 @@ def test_packets_are_dropped(pair, start_both, record_property):
     record_property("cases", len(PLACES))
 
 
+@pytest.mark.usefixtures("carrier")
 def test_bits_are_flipped_on_the_way(pair, start_both, record_property):
     """The network flips a bit in the key exchange and in the weights.
 
@@ -84,6 +88,7 @@ def test_packets_change_places(pair, start_both, record_property):
     record_property("cases", len(PLACES[1:]))
 
 
+@pytest.mark.usefixtures("carrier")
 def test_a_trickle(pair, start_both):
     """The network lets through ten bytes a second in the middle of the weights.
 
@@ -126,6 +131,7 @@ def test_connections_are_reordered(pair, start_both):
     end(north, south)
 
 
+@pytest.mark.usefixtures("carrier")
 def test_a_connection_goes_astray(pair, start_both):
     """The network leads the connection to another site's server.
 
@@ -147,6 +153,7 @@ def test_a_connection_goes_astray(pair, start_both):
     end(north, south)
 
 
+@pytest.mark.usefixtures("carrier")
 def test_nobody_listens(pair, start):
     """The peer's machine is there, but nothing listens on its port.
 

@@ -25,6 +25,7 @@ def goes_on_without(north: SiteProcess, round_: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 300_000], ids=["before the greeting", "within the weights"])
+@pytest.mark.usefixtures("carrier")
 def test_the_peers_server_is_stopped(pair, start_both, count):
     """The peer's server is stopped (SIGSTOP) and accepts without answering.
 
@@ -85,6 +86,7 @@ def deaf_listener(greeting: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["nothing", "a greeting"])
+@pytest.mark.usefixtures("carrier")
 def test_a_listener_that_never_speaks(pair, start, greeting):
     """Instead of the peer's server something listens that says nothing, or a greeting and no more.
 
@@ -102,6 +104,7 @@ def test_a_listener_that_never_speaks(pair, start, greeting):
     end(north, south)
 
 
+@pytest.mark.usefixtures("carrier")
 def test_a_server_that_stops_after_the_login(pair, start):
     """The server has the right host key, lets this site log in, and never answers a request.
 
