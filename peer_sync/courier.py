@@ -62,11 +62,11 @@ class Courier:
         """Start the server process (with ``listen`` in site.toml) and the threads.
 
         Raises:
-            ConfigError: the port is busy, or the server cannot start for another reason.
+            ConfigError: our key cannot be used, the port is busy, or the server cannot start otherwise.
         """
+        self._publisher.start()
         if news := self._server.check():
             self._reports.say(news)
-        self._publisher.start()
         self._collector.start()
 
     def exchange(self, payload: Path, facts: Facts, peer: str) -> None:

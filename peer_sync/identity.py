@@ -80,7 +80,7 @@ def load_site_key(path: Path | str, line: str = "") -> SiteKey:
     """The key of this site: from its file, or from ssh-agent if that has a passphrase or is not there.
 
     Args:
-        path: the private key's file; PATH.pub is enough for a key that only the agent has.
+        path: the private key's file; for a key that only the agent has, PATH.pub is enough, by either name.
         line: the public line that the federation has of this site; empty takes any key.
 
     Raises:
@@ -103,8 +103,8 @@ def check_site_key(path: Path | str, line: str = "") -> tuple[str, bool]:
         ConfigError: no such key, or another one.
     """
     path = Path(path)
-    public_path = path.with_name(path.name + ".pub")
-    if public_path.exists() and not path.exists():
+    public_path = path if path.suffix == ".pub" else path.with_name(path.name + ".pub")
+    if path == public_path or (public_path.exists() and not path.exists()):
         path, found, is_locked = public_path, key_files.public_line(public_path), True
     else:
         found, is_locked = key_files.look_at(path)

@@ -39,7 +39,7 @@ class LocalCourier:
         self._open: Order | None = None
 
     def start(self) -> None:
-        """Start the thread that writes offers and orders."""
+        """Start the thread that writes offers and orders. Raises `ConfigError`: our key cannot be used."""
         self._publisher.start()
 
     def exchange(self, payload: Path, facts: Facts, peer: str) -> None:

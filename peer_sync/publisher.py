@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from peer_sync import identity
 from peer_sync.errors import PeerSyncError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.orders import Failures, Order, discard, sentence
@@ -45,7 +46,13 @@ class Publisher:
         self.workers = (self._offers, self._copies) if relay is not None else (self._offers,)
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads.
+
+        Raises:
+            ConfigError: our key cannot be used now, such as one that ssh-agent does not hold.
+        """
+        site = self.mailbox.site
+        identity.load_site_key(site.private_key, site.member.public_key)
         for worker in self.workers:
             worker.start()
 

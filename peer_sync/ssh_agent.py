@@ -134,6 +134,6 @@ def _why(error: Exception) -> str:
 
 
 def _add(path: Path) -> str:
-    if not path.exists():
+    if path.suffix == ".pub" or not path.exists():
         return "add the key, or its token, to ssh-agent (ssh-add -s LIBRARY for PKCS#11)"
     return f"ssh-add {shlex.quote(str(path))}"

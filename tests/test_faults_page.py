@@ -22,6 +22,7 @@ REPORT = """<testsuites><testsuite>
 <property name="promise" value="One | other."/></properties>
 <skipped message="no tmpfs"/></testcase>
 </testsuite></testsuites>"""
+SPLIT = "| A cable is cut. | Told. | 4 | 1 passed, 1 failed | 3.2 |"
 
 
 @pytest.fixture
@@ -47,12 +48,16 @@ def test_variants_of_one_fault_are_one_row(faults):
 
 def test_one_failed_variant_is_not_hidden(faults):
     """However many others passed."""
-    assert "| A cable is cut. | Told. | 4 | 1 passed, 1 failed | 3.2 |" in rows(faults, '<failure message="x"/>')
+    assert "| A cable is cut. | Told. | 4 | 1 passed, 1 failed | 3.2 |" in rows(
+        faults, '<failure message="x"/>'
+    )
 
 
 def test_an_error_outside_of_the_test_is_a_failure(faults):
     """Such as in a fixture."""
-    assert "| A cable is cut. | Told. | 4 | 1 passed, 1 failed | 3.2 |" in rows(faults, '<error message="x"/>')
+    assert "| A cable is cut. | Told. | 4 | 1 passed, 1 failed | 3.2 |" in rows(
+        faults, '<error message="x"/>'
+    )
 
 
 def test_what_was_skipped_says_why(faults):

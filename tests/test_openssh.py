@@ -30,6 +30,9 @@ EXAMPLE = Path(__file__).parents[1] / "examples/sshd"
 PROTOCOL = Path(peer_sync.__file__).with_name("PROTOCOL.md")
 IS_ROOT = os.geteuid() == 0
 
+if not EXAMPLE.exists():
+    pytest.skip("the tests run without the repository", allow_module_level=True)
+
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can chroot")
 needs_sftp = pytest.mark.skipif(shutil.which("sftp") is None, reason="sftp is not installed")
@@ -171,6 +174,21 @@ def test_a_site_collects_from_a_stock_sshd(stock, stocked):
 
     assert delivery.payload.read_bytes() == b"weights" * 100
     assert delivery.manifest.site == "south"
+
+
+@needs_sshd
+def test_other_accounts_of_the_server_are_not_touched(tmp_path):
+    """In the folder that sshd_config includes, as the page says: the block ends with its file."""
+    generate_key(tmp_path / "host")
+    (tmp_path / "empty").write_text("")
+    shutil.copy(EXAMPLE / "sshd_config", tmp_path / "gml.conf")
+
+    def settings(included: str, user: str) -> str:
+        (tmp_path / "config").write_text(f"Include {tmp_path / included}\nHostKey {tmp_path / 'host'}\n")
+        return shell(f"{SSHD} -T -f {tmp_path / 'config'} -C user={user},host=x,addr=192.0.2.1", tmp_path)
+
+    assert settings("gml.conf", "root") == settings("empty", "root")
+    assert "chrootdirectory /srv/gml\n" in settings("gml.conf", "gml")
 
 
 def test_a_site_that_is_not_in_the_file_cannot_log_in(stock, stocked, tmp_path):

@@ -94,13 +94,16 @@ def test_a_key_with_a_passphrase_signs_through_the_agent(tmp_path, agent, cipher
 
 
 @needs_openssh
-def test_a_key_that_only_the_agent_has_is_named_by_its_public_half(agent, locked):
-    """As for a token: there is PATH.pub and no PATH."""
+@pytest.mark.parametrize("suffix", ["", ".pub"])
+def test_a_key_that_only_the_agent_has_is_named_by_its_public_half(agent, locked, suffix):
+    """As for a token: there is PATH.pub and no PATH; site.toml may say either."""
     path, line = locked
     agent.run(path)
     path.unlink()
 
-    identity.verify(line, b"facts", identity.sign(identity.load_site_key(path, line), b"facts"))
+    key = identity.load_site_key(f"{path}{suffix}", line)
+
+    identity.verify(line, b"facts", identity.sign(key, b"facts"))
 
 
 @needs_openssh
@@ -115,6 +118,7 @@ def test_the_agents_other_keys_are_not_taken(tmp_path, agent, locked):
     assert error.hint.startswith(f"ssh-add {locked[0]}")
     locked[0].unlink()
     assert "its token" in refusal(*locked).hint
+    assert "its token" in refusal(Path(f"{locked[0]}.pub"), locked[1]).hint
 
 
 @needs_openssh

@@ -312,3 +312,13 @@ def test_watching_serves_order_after_order_until_it_is_ended(sites, local, other
     assert process.returncode == 0
     assert out.count("collected offer") == 2
     Agent(sites["north"]).close()
+
+
+def test_a_key_that_cannot_be_used_stops_the_training_before_its_first_epoch(sites, training, monkeypatch):
+    """Not at the first offer, hours later: a forgotten ssh-add is a matter of the start."""
+    key = sites["north"].private_key
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key], check=True)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+
+    with pytest.raises(ConfigError, match="ssh-agent"):
+        LocalCourier(training, PLANS, SCHEMA, SIZES).start()

@@ -17,7 +17,7 @@ from sshd_kit import SSHD, running_sshd
 
 import peer_sync
 from peer_sync.names import payload_name
-from peer_sync.ssh import BoundedPacketizer, BoundedTransport, ChunkPipe, send_all
+from peer_sync.ssh import BoundedPacketizer, BoundedTransport, ChunkPipe, ReadAhead, send_all
 from peer_sync.transport.sftp import SftpTransport
 
 NAME = payload_name(1, "a" * 64)
@@ -118,6 +118,29 @@ def test_a_closed_channel_takes_nothing():
 
     with pytest.raises(EOFError):
         send_all(Closed(), b"data")
+
+
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=20), counts=st.lists(st.integers(1, 200))
+)
+def test_reading_ahead_loses_nothing(pieces, counts):
+    """In whatever pieces it comes and is asked for, and an end stays an end."""
+    coming, expected, found = iter(pieces), b"".join(pieces), b""
+
+    class Socket:
+        send = close = None
+
+        def recv(self, count: int) -> bytes:
+            return next(coming, b"")
+
+    ahead = ReadAhead(Socket())
+    for count in [*counts, *[300] * (len(pieces) + 1)]:
+        piece = ahead.recv(count)
+        assert len(piece) <= count
+        found += piece
+
+    assert found == expected
+    assert ahead.recv(1) == b""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import paramiko
@@ -53,7 +54,8 @@ class Keeper:
             self._is_closed = True
             kept, self._kept = self._kept, []
         for thing in kept:
-            thing.close()
+            with suppress(OSError):
+                thing.close()
 
 
 class Connection(Protocol):

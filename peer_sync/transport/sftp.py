@@ -69,7 +69,7 @@ class SftpTransport:
         self._way = way(address, host_key, user, jump, private_key, key_line, self.patience)
         self._folder = self._way.peer.address.folder
         self._carrier = CARRIERS[carrier]
-        self._connection = self._carrier(self._way)
+        self._connection: Connection | None = self._carrier(self._way)
         self._guard = threading.Lock()
 
     def names(self) -> list[str]:
@@ -123,8 +123,9 @@ class SftpTransport:
     def close(self) -> None:
         """See `Transport`."""
         with self._guard:
-            connection, self._connection = self._connection, self._carrier(self._way)
-        connection.close()
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
@@ -132,7 +133,8 @@ class SftpTransport:
     @contextmanager
     def _talking(self, doing: str) -> Iterator[_Call]:
         """One call: connected, watched, foreign errors translated; an error ends the connection."""
-        connection = self._connection
+        with self._guard:
+            connection = self._connection = self._connection or self._carrier(self._way)
         watchdog = Watchdog(self.patience, connection.close)
         finished = False
         try:
@@ -154,5 +156,5 @@ class SftpTransport:
     def _drop(self, connection: Connection) -> None:
         with self._guard:
             if self._connection is connection:
-                self._connection = self._carrier(self._way)
+                self._connection = None
         connection.close()

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from courier_kit import build_sites, free_port
+from courier_kit import build_sites
 from process_kit import SiteProcess
-from proxy_kit import Proxy
+from proxy_kit import Proxy, move_behind
 
 from peer_sync.site import Site, load_site
 
 MEMORY = Path("/dev/shm")
+NEEDS_SSH = pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,13 +59,6 @@ class Pair:
     def south(self) -> Site:
         """The site behind the broken network."""
         return self.sites["south"]
-
-
-def move_behind(site: Site) -> Proxy:
-    """Let a site listen elsewhere, and put a proxy where its peers look for it."""
-    port, hidden = site.listen[1], free_port()
-    site.path.write_text(site.path.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{hidden}"))
-    return Proxy(port, hidden)
 
 
 @pytest.fixture

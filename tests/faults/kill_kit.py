@@ -61,12 +61,12 @@ def lines_of(work: Callable[[], object]) -> int:
 
 
 def killed_before(line: int, work: Callable[[], object]) -> bool:
-    """Run ``work`` in a process of its own, killed before its ``line``-th line; false when it came to its end."""
+    """Run ``work`` in a process that is killed before its ``line``-th line; false when it came to its end."""
     return _fork(lambda: _traced(Trap(line), work))
 
 
 def killed_after(seconds: float, work: Callable[[], object]) -> bool:
-    """Run ``work`` in a process of its own, killed after some time; false when it came to its end."""
+    """Run ``work`` in a process that is killed after some time; false when it came to its end."""
 
     def limited() -> None:
         watch = threading.Thread(target=_kill_later, args=[seconds], daemon=True)

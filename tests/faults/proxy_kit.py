@@ -9,6 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from courier_kit import free_port
+
+from peer_sync.site import Site
+
 PIECE_BYTES = 4096
 RESET = struct.pack("ii", 1, 0)
 
@@ -144,6 +148,13 @@ def doing_after(count: int, action: Callable[[], object]) -> Shape:
         wire.send(data)
 
     return shape
+
+
+def move_behind(site: Site) -> Proxy:
+    """Let a site listen elsewhere, and put a proxy where its peers look for it; its file is read anew."""
+    port, hidden = site.listen[1], free_port()
+    site.path.write_text(site.path.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{hidden}"))
+    return Proxy(port, hidden)
 
 
 class Proxy:

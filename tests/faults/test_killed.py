@@ -50,7 +50,7 @@ def begun(site: Site) -> Path:
 
 
 def broken_download(pair, north: SiteProcess, round_: int, came: int = 0) -> int:
-    """Let north be killed in the middle of a download; returns how much of the weights has come to its disk."""
+    """Let north be killed in the middle of a download; returns how many bytes of the weights it has."""
 
     def kill() -> None:
         wait_for(lambda: begun(pair.north).stat().st_size > came, "progress on the disk")

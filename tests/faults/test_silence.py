@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -44,6 +45,23 @@ def test_the_peers_server_is_stopped(pair, start_both, count):
 
     north.accepted(1, "south", 1)
     end(north, south)
+
+
+def test_the_training_ends_while_the_peer_is_silent(pair, start):
+    """This site's training ends while it waits for a peer's server that never speaks.
+
+    With the limits of time of earnest it ends at once all the same, with exit code 0.
+    """
+    north = start("north", "--patient")
+    with deaf_listener(b"") as pair.proxy.target:
+        north.exchange(1, "south")
+        wait_for(lambda: pair.proxy.connections, "connection")
+        wait_for(lambda: ledger(north.site, event="offer", verdict="offered"), "offer of ours")
+        started = time.monotonic()
+
+        north.end()
+
+    assert time.monotonic() - started < 15
 
 
 def test_the_peers_site_is_stopped(pair, start_both):
