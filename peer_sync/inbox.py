@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,10 +107,10 @@ class Inbox:
             try:
                 note = json.loads((place / NOTE_FILE).read_bytes())
                 manifest = manifests.parse((place / MANIFEST_FILE).read_bytes())
-                facts = {name: note[name] for name in NOTED}
+                facts, token = {name: note[name] for name in NOTED}, note["token"]
             except (OSError, ValueError, KeyError, TypeError, PeerSyncError):
                 continue
-            return Delivery(manifest=manifest, payload=place / WEIGHTS_FILE, **facts), note["token"]
+            return Delivery(manifest=manifest, payload=place / WEIGHTS_FILE, **facts), token
         return None
 
     @staticmethod
@@ -120,9 +121,12 @@ class Inbox:
         check_manifest(data, signature, delivery.manifest.sequence, expected)
 
     def _places(self, peer: str) -> list[Path]:
-        home = self.folder / peer
-        found = home.iterdir() if home.is_dir() else ()
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        """Oldest first; the agent may remove one at any moment."""
+        home, found = self.folder / peer, []
+        for path in home.iterdir() if home.is_dir() else ():
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
 
 
 NOTED = ("peer", "round", "transferred_bytes", "seconds", "retries", "remark")

@@ -185,13 +185,15 @@ class Mailbox:
 
         Raises:
             RejectedError: a rule is broken, though the agent has let it through.
+            TransportError: it cannot be read now; the agent may just have removed it.
             ConfigError: see `collect`.
         """
-        newest = self._inbox.newest(peer)
-        if newest is None or newest[0].manifest.sequence <= self.last_sequence(peer):
-            return None
         expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
-        self._inbox.check(newest[0], expected)
+        with self._disk():
+            newest = self._inbox.newest(peer)
+            if newest is None or newest[0].manifest.sequence <= expected.last.sequence:
+                return None
+            self._inbox.check(newest[0], expected)
         return newest[0]
 
     def is_answered(self, wanted: Wanted) -> bool:

@@ -61,8 +61,7 @@ def phantom_data(tmp_path_factory):
 
     def folder(kind: str = "labels") -> Path:
         if kind not in made:
-            with pytest.MonkeyPatch.context() as patch:
-                made[kind] = preprocess(tmp_path_factory.mktemp(kind), kind, patch)
+            made[kind] = preprocess(tmp_path_factory.mktemp(kind), kind)
         return made[kind]
 
     return folder

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,15 +57,25 @@ RECIPE = Recipe(
 )
 
 
-def preprocess(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four phantom cases through nnU-Net's own planning and preprocessing; the nnUNet_* folders' parent."""
+def preprocess(folder: Path, kind: str) -> Path:
+    """Four phantom cases through nnU-Net's own planning and preprocessing; the nnUNet_* folders' parent.
+
+    In a process of its own: nnU-Net forks, and a fork among other tests' threads may never end.
+    """
+    environment = {**os.environ, **folders(folder)}
+    command = [sys.executable, __file__, str(folder), kind]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _preprocess_here(folder: Path, kind: str) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprint_dataset,
         plan_experiment_dataset,
         preprocess_dataset,
     )
 
-    use_folders(folder, monkeypatch)
     raw = write_dataset(folder / "nnUNet_raw", DATASET_ID, "north", 3, training_cases=4, test_cases=1)
     description = json.loads((raw / "dataset.json").read_text()) | LABELS[kind]
     (raw / "dataset.json").write_text(json.dumps(description))
@@ -78,7 +91,6 @@ def preprocess(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Path
     preprocess_dataset(DATASET_ID, configurations=(CONFIGURATION,), num_processes=(1,))
     splits = [{"train": ["north_000", "north_001", "north_002"], "val": ["north_003"]}]
     (plans_file.parent / "splits_final.json").write_text(json.dumps(splits))
-    return folder
 
 
 def _ignore_a_slab(path: Path) -> None:
@@ -90,12 +102,21 @@ def _ignore_a_slab(path: Path) -> None:
     SimpleITK.WriteImage(slab, str(path))
 
 
+def folders(folder: Path, results: Path | None = None) -> dict[str, str]:
+    """Variables that point nnU-Net at the folders, and keep it in one process and on the CPU."""
+    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    return {
+        **{name: str(folder / name) for name in names},
+        "nnUNet_results": str(results or folder / "nnUNet_results"),
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_compile": "f",
+    }
+
+
 def use_folders(folder: Path, monkeypatch: pytest.MonkeyPatch, results: Path | None = None) -> None:
-    """Point nnU-Net at the folders, and keep it in this process and on the CPU."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(folder / name))
-    monkeypatch.setenv("nnUNet_results", str(results or folder / "nnUNet_results"))
-    for name, value in (("nnUNet_n_proc_DA", "1"), ("nnUNet_def_n_proc", "1"), ("nnUNet_compile", "f")):
+    """The same for this process."""
+    for name, value in folders(folder, results).items():
         monkeypatch.setenv(name, value)
 
 
@@ -182,3 +203,7 @@ def stop_workers(trainer) -> None:
     for augmenter in (trainer.dataloader_train, trainer.dataloader_val):
         if hasattr(augmenter, "_finish"):
             augmenter._finish()
+
+
+if __name__ == "__main__":
+    _preprocess_here(Path(sys.argv[1]), sys.argv[2])

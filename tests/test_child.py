@@ -23,6 +23,7 @@ from peer_sync.identity import generate_key
 from peer_sync.names import payload_name
 from peer_sync.openssh import string
 from peer_sync.site import Jump
+from peer_sync.transport.child import MAX_SAID_BYTES, _said
 from peer_sync.transport.hosts import way
 from peer_sync.transport.session import FileRequests
 from peer_sync.transport.sftp import SftpTransport
@@ -129,7 +130,7 @@ def test_ssh_config_cannot_loosen_what_matters(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["-oProxyCommand=x", "a b", "a;b", "$(a)", "`a`", "a'b", "a\nb", "%h", "ä", ""]
+    "name", ["-oProxyCommand=x", "-x", "a b", "a;b", "$(a)", "`a`", "a'b", "a\nb", "%h", "ä", ""]
 )
 @pytest.mark.parametrize("which", ["peer", "jump"])
 def test_a_name_never_becomes_an_option_or_a_command(name, which):
@@ -265,6 +266,12 @@ def test_endless_complaints_cost_nothing(monkeypatch, tmp_path):
         transport.names()
     transport.close()
     assert time.monotonic() - started < 10
+
+
+def test_an_endless_complaint_is_read_to_a_limit():
+    """Without waiting for its end."""
+    with Path("/dev/zero").open("rb") as endless:
+        assert len(_said(endless.fileno(), 5)) <= MAX_SAID_BYTES + 4096
 
 
 def by_fake_ssh(monkeypatch, folder: Path, script: str, patience: Patience | None = None) -> SftpTransport:

@@ -130,6 +130,16 @@ def test_a_call_has_a_deadline(monkeypatch, served_sites, server, tmp_path):
         transport.get(NAME, tmp_path / "target", 10)
 
 
+def test_a_call_that_ends_just_too_late_leaves_no_dead_connection(monkeypatch, served_sites, server):
+    """It has its result all the same, and the next call connects afresh."""
+    with way_to(served_sites, served_sites["south"].listen[1], Patience(deadline_seconds=1)) as transport:
+        with monkeypatch.context() as patch:
+            patch.setattr(session.BoundedClient, "listing", lambda *_: time.sleep(1.5) or [])
+            assert transport.names() == []
+
+        assert transport.names() == []
+
+
 def test_silence_is_a_failure(monkeypatch, served_sites, transport, tmp_path):
     """No packet for longer than agreed."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)

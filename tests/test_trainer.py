@@ -126,7 +126,9 @@ def test_a_round_with_a_peer_changes_what_is_learnt(run, cls, kind):
 
     (round_,) = rounds(ours)
     assert round_["peer"] == "south" and round_["used"] and round_["classes"] == list(ours.classes)
-    assert [line["verdict"] for line in ledger(ours)] == ["offered", "accepted"]
+    told = [(line["event"], line["verdict"]) for line in ledger(ours)]
+    assert told == [("offer", "offered"), ("collect", "accepted"), ("meet", None)]
+    assert 0 < ledger(ours)[-1]["trust"] <= 1
     assert float(log_of(ours).split("distillation ")[1].split()[0]) > 0
     assert not same_weights(alone, ours)
     assert all(torch.isfinite(t).all() for t in weights.named_tensors(ours.network).values())

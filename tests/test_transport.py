@@ -259,7 +259,9 @@ def test_put_replaces_where_renaming_does_not(request, kind, tmp_path):
     place = request.getfixturevalue(f"{kind}_place")
     (place.outbox / NAME).write_bytes(b"old")
     (tmp_path / "source").write_bytes(b"new")
-    place.transport._connection.client().extensions.clear()
+    client = place.transport._connection.client()
+    client.extensions.clear()
+    client.posix_rename = None
 
     place.transport.put(tmp_path / "source", NAME)
 

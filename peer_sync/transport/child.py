@@ -27,6 +27,7 @@ MAX_SAID_BYTES = 64 * 1024
 MAX_SAID_CHARACTERS = 200
 PIECE_BYTES = 4096
 END_SECONDS = 2.0
+JUMP_SECONDS = 0.5
 WRONG_KEY = re.compile(r"^Host key verification failed|no matching host key type found", re.MULTILINE)
 REFUSED = re.compile(r": Permission denied \(|Too many authentication failures")
 UNREACHED = "open failed: connect failed"
@@ -106,6 +107,7 @@ class Child:
             theirs.close()
             self._socket.settimeout(way.patience.connect_seconds + way.patience.login_seconds)
             self._made = made.pop_all()
+        self._jump_seconds = JUMP_SECONDS if way.jump else 0.0
         self._words: tuple[str, str] | None = None
         self._guard = threading.Lock()
 
@@ -147,7 +149,7 @@ class Child:
         """Both standard errors, to their end if that comes within ``seconds``."""
         stderr = self._process.stderr
         at_peer = _said(stderr.fileno(), seconds) if stderr else ""
-        return _said(self._jump_errors, 0), at_peer
+        return _said(self._jump_errors, min(seconds, self._jump_seconds)), at_peer
 
 
 def _started(arguments: list[str], end: socket.socket, needs_shell: bool) -> subprocess.Popen[bytes]:

@@ -58,6 +58,30 @@ class Keeper:
                 thing.close()
 
 
+class Tunnel:
+    """A channel of one connection as the socket of another; closing it never fails.
+
+    Args:
+        channel: leads from the jump host to the peer.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.recv = channel.recv
+        self.send = channel.send
+        self.settimeout = channel.settimeout
+
+    @property
+    def _closed(self) -> bool:
+        """The library asks for this private name of a socket."""
+        return bool(self._channel.closed)
+
+    def close(self) -> None:
+        """Let go of it, also where the connection below is gone: the library would lose its thread there."""
+        with suppress(EOFError, OSError, paramiko.SSHException):
+            self._channel.close()
+
+
 class Connection(Protocol):
     """An SFTP session with a peer."""
 
@@ -105,6 +129,7 @@ class ParamikoConnection:
 
     def _open(self, key: LoginKey) -> BoundedClient:
         peer, jump = self._way.peer, self._way.jump
+        sock: SOCKET
         if jump is None:
             with at(peer):
                 sock = dial(peer.address, self._way.patience)
@@ -135,17 +160,12 @@ class ParamikoConnection:
         transport.set_keepalive(max(1, int(self._way.patience.silence_seconds)))
         return transport
 
-    def _through(self, outer: BoundedTransport, peer: Host, jump: Host) -> SOCKET:
+    def _through(self, outer: BoundedTransport, peer: Host, jump: Host) -> Tunnel:
         """A connection from the jump host to the peer: allowed by the one, answered by the other."""
         target = (peer.address.host, peer.address.port)
         try:
-            return outer.open_channel(
-                "direct-tcpip",
-                target,
-                NOBODY,
-                window_size=WINDOW_BYTES,
-                timeout=self._way.patience.connect_seconds,
-            )
+            seconds = self._way.patience.connect_seconds
+            return Tunnel(outer.open_channel("direct-tcpip", target, NOBODY, WINDOW_BYTES, timeout=seconds))
         except paramiko.ChannelException as error:
             raise HostError(jump if error.code == FORBIDDEN else peer, error) from error
         except Exception as error:

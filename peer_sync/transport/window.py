@@ -14,6 +14,7 @@ from peer_sync.errors import TransportError
 READ_DEPTH = 64
 WRITE_DEPTH = 32
 
+Write: TypeAlias = Callable[[bytes], object]
 Count: TypeAlias = Callable[[int], object]
 
 
@@ -31,12 +32,7 @@ class Requests(Protocol):
 
 
 def read_all(
-    requests: Requests,
-    start: int,
-    size: int,
-    request_bytes: int,
-    write: Callable[[bytes], object],
-    moved: Count,
+    requests: Requests, start: int, size: int, request_bytes: int, write: Write, moved: Count
 ) -> None:
     """Read everything from ``start`` up to ``size`` in order; ``moved`` is told the size of each piece.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from courier_kit import build_sites
-from process_kit import SiteProcess
+from process_kit import SIZE_BYTES, SiteProcess
 from proxy_kit import Proxy, move_behind
 
 from peer_sync.site import Site, load_site
@@ -113,11 +113,14 @@ def start(pair, launched) -> Callable[..., SiteProcess]:
 
 @pytest.fixture
 def start_both(pair, launched) -> Callable[..., list[SiteProcess]]:
-    """Starts north and south at once; the options are south's, patience with each other is for both."""
+    """Starts north and south at once; the options are south's, patience and size are for both."""
 
-    def begin(*options: str, patient: bool = False) -> list[SiteProcess]:
-        patience = ["--patient"] * patient
-        both = [SiteProcess(pair.north, *patience), SiteProcess(pair.south, *patience, *options)]
+    def begin(*options: str, patient: bool = False, size_bytes: int = SIZE_BYTES) -> list[SiteProcess]:
+        shared = ["--patient"] * patient
+        both = [
+            SiteProcess(pair.north, *shared, size_bytes=size_bytes),
+            SiteProcess(pair.south, *shared, *options, size_bytes=size_bytes),
+        ]
         launched.extend(both)
         for process in both:
             process.wait_until_it_runs()

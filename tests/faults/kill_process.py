@@ -22,12 +22,14 @@ from kill_kit import killed_after, killed_before, lines_of
 from state_kit import check_at_rest, ledger, visible_offers
 
 from peer_sync import outbox
+from peer_sync.agent import Agent
 from peer_sync.errors import NotFoundError
-from peer_sync.mailbox import Mailbox
+from peer_sync.mailbox import TRAINS, Mailbox
 from peer_sync.manifest import Manifest
 from peer_sync.routes import way_to, way_to_relay
 from peer_sync.site import load_site
 from peer_sync.storage import read_state, sha256_of
+from peer_sync.wanted import Wanted
 
 SMALL, LARGE = 700, 8 << 20
 MOMENTS = 40
@@ -176,6 +178,43 @@ class Collecting:
         check_at_rest(self.site)
 
 
+class Moving(Collecting):
+    """North's agent collects what north's training wants; the training accepts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.training = Mailbox(self.site, duties=(TRAINS,))
+        self.sizes = {"float16": self.size_bytes}
+
+    def prepare(self) -> None:
+        """Something new to collect, and an order for it, if the last was accepted."""
+        if self.accepted() == self.offered:
+            super().prepare()
+            Wanted("south", self.offered, PLANS, SCHEMA, self.sizes).write(self.training.wanted)
+
+    def __call__(self) -> None:
+        """Start, move what there is to move, end."""
+        agent = Agent(self.site)
+        assert all(step.succeeded for step in agent.run())
+        agent.close()
+
+    def look(self) -> None:
+        """The training sees a whole delivery, and accepts it, or none."""
+        delivery = self.training.waiting("south", PLANS, SCHEMA, self.sizes)
+        if delivery is not None:
+            assert sha256_of(delivery.payload) == delivery.manifest.sha256
+            self.training.accept(delivery)
+        super().look()
+
+    def finish(self) -> None:
+        """The next start brings what is there, and nothing half is left."""
+        self.prepare()
+        self()
+        self.look()
+        assert self.accepted() == self.offered
+        check_at_rest(self.site)
+
+
 def fatal_lines(work: Work, most: int | None = None) -> Iterator[bool]:
     """Kill before each line of the work, or before ``most`` of them; yields whether it came to that."""
     work.prepare()
@@ -208,6 +247,7 @@ WORKS: dict[str, Callable[[Path], tuple[Work, Callable[[Work], Iterator[bool]]]]
     "publish": lambda folder: (Publishing(folder), fatal_lines),
     "publish-sftp": lambda folder: (Publishing(folder), lambda work: fatal_lines(work, FEW_LINES)),
     "collect": lambda folder: (Collecting(folder), fatal_lines),
+    "agent": lambda folder: (Moving(folder), fatal_lines),
     "collect-large": lambda folder: (Collecting(folder, LARGE), fatal_moments),
     "collect-sftp": lambda folder: (Collecting(folder), lambda work: fatal_lines(work, FEW_LINES)),
 }

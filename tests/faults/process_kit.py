@@ -49,6 +49,20 @@ def digest_of(site: str, round_: int, size_bytes: int = SIZE_BYTES) -> str:
     return hashlib.sha256(site_process.weights_of(site, round_, size_bytes)).hexdigest()
 
 
+def kill_many(work: str, folder: Path) -> int:
+    """How many processes kill_process.py killed; everything between and after them was as it must be."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(SCRIPT.with_name("kill_process.py")), work, str(folder)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stderr == ""
+    return int(ended.stdout)
+
+
 def end(*sites: SiteProcess) -> None:
     """Let several trainings end at once."""
     for site in sites:
@@ -116,7 +130,10 @@ class SiteProcess:
             assert self.process.poll() is None, f"{self.site.name} ended: {self.errors()} {self.events}"
             return None
 
-        return wait_for(look, f"{kinds} {facts} of {self.site.name}; it told {self.events[-5:]}")
+        try:
+            return wait_for(look, f"{kinds} {facts} of {self.site.name}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it told {self.events[-5:]}") from None
 
     def accepted(self, round_: int, peer: str, peers_round: int | None = None) -> Event:
         """Wait until a peer's weights are accepted, and see that they are the peer's to the byte."""

@@ -14,6 +14,8 @@ from courier_kit import free_port
 from peer_sync.site import Site
 
 PIECE_BYTES = 4096
+AHEAD_BYTES = 64 * 1024
+"""So little that a server cannot send everything before a fault strikes."""
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -175,6 +177,7 @@ class Proxy:
         self.connections = 0
         self._waiting: list[socket.socket] = []
         self._wires: list[Wire] = []
+        self._pumps: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", port))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -186,8 +189,10 @@ class Proxy:
         self._listener.close()
         for client in self._waiting:
             client.close()
-        for wire in list(self._wires):
+        for wire in self._wires:
             wire.cut()
+        for pump in self._pumps:
+            pump.join(10)
 
     def _serve(self) -> None:
         while True:
@@ -204,16 +209,19 @@ class Proxy:
 
     def _join(self, client: socket.socket) -> None:
         target = self.detour.pop(0) if self.detour else self.target
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, AHEAD_BYTES)
         try:
-            server = socket.create_connection(("127.0.0.1", target), timeout=10)
+            server.connect(("127.0.0.1", target))
         except OSError:
+            server.close()
             client.close()
             return
-        server.settimeout(None)
         wire = Wire(client, server)
         self._wires.append(wire)
         for pump in (self._up, self._down):
-            threading.Thread(target=pump, args=[wire], daemon=True).start()
+            self._pumps.append(threading.Thread(target=pump, args=[wire], daemon=True))
+            self._pumps[-1].start()
 
     def _down(self, wire: Wire) -> None:
         with suppress(OSError):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import kill_process
 import pytest
 from courier_kit import build_sites
-from process_kit import PATIENCE_SECONDS, SIZE_BYTES, SiteProcess, end, environment, wait_for
+from process_kit import PATIENCE_SECONDS, SIZE_BYTES, SiteProcess, end, kill_many, wait_for
 from proxy_kit import doing_after, whole
 from sshd_kit import SSHD, running_sshd
 
@@ -93,7 +90,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a flipped bit",
+        pytest.param("zeros at the end", marks=pytest.mark.slow),
+        pytest.param("more than the whole", marks=pytest.mark.slow),
+    ],
+)
 def test_a_broken_download_was_damaged(pair, start, damage):
     """What had come of a broken download is damaged on this site's disk before it continues.
 
@@ -113,20 +117,6 @@ def test_a_broken_download_was_damaged(pair, start, damage):
     end(north, south)
 
 
-def killed(work: str, folder: Path) -> int:
-    """How many processes were killed; everything between and after them was as it must be."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", kill_process.__file__, work, str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stderr == ""
-    return int(ended.stdout)
-
-
 def test_killed_before_any_line_of_an_offer(memory_path, record_property):
     """This site is killed while it offers, once before each line of code.
 
@@ -135,7 +125,7 @@ def test_killed_before_any_line_of_an_offer(memory_path, record_property):
     """
     build_sites(memory_path)
 
-    kills = killed("offer", memory_path)
+    kills = kill_many("offer", memory_path)
 
     assert kills > 400
     record_property("cases", kills)
@@ -148,7 +138,7 @@ def test_killed_while_weights_are_copied_into_the_outbox(memory_path, record_pro
     """
     build_sites(memory_path)
 
-    kills = killed("offer-large", memory_path)
+    kills = kill_many("offer-large", memory_path)
 
     assert kills > 10
     record_property("cases", kills)
@@ -162,7 +152,7 @@ def test_killed_before_any_line_of_collecting(memory_path, record_property):
     """
     build_sites(memory_path)
 
-    kills = killed("collect", memory_path)
+    kills = kill_many("collect", memory_path)
 
     assert kills > 300
     record_property("cases", kills)
@@ -175,7 +165,7 @@ def test_killed_while_weights_arrive(memory_path, record_property):
     """
     build_sites(memory_path)
 
-    kills = killed("collect-large", memory_path)
+    kills = kill_many("collect-large", memory_path)
 
     assert kills > 10
     record_property("cases", kills)
@@ -188,7 +178,7 @@ def test_killed_while_it_collects_over_sftp(memory_path, record_property):
     """
     server = ServerProcess(build_sites(memory_path, served=True)["south"])
     try:
-        kills = killed("collect-sftp", memory_path)
+        kills = kill_many("collect-sftp", memory_path)
     finally:
         server.stop()
 
@@ -205,6 +195,7 @@ def use_relay(folder: Path, address: str, **more: str) -> None:
     load_site(path)
 
 
+@pytest.mark.slow
 def test_killed_while_it_copies_to_a_relay_folder(memory_path, record_property):
     """This site is killed while it offers and copies its outbox to a relay, once before each line of code.
 
@@ -213,7 +204,7 @@ def test_killed_while_it_copies_to_a_relay_folder(memory_path, record_property):
     build_sites(memory_path)
     use_relay(memory_path, "folder:relay")
 
-    kills = killed("publish", memory_path)
+    kills = kill_many("publish", memory_path)
 
     assert kills > 400
     record_property("cases", kills)
@@ -230,7 +221,7 @@ def test_killed_while_it_uploads_to_openssh(memory_path, record_property):
         authorize(memory_path, sshd.login_key.parent / "authorized")
         use_relay(memory_path, sshd.address(memory_path / "relay"), relay_host_key=sshd.host_key)
 
-        kills = killed("publish-sftp", memory_path)
+        kills = kill_many("publish-sftp", memory_path)
 
     assert kills > 20
     record_property("cases", kills)

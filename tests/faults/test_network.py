@@ -65,8 +65,8 @@ def test_packets_are_dropped(pair, start_both, record_property):
 
     Given up after the agreed silence, told, tried again.
     """
-    survives(pair, start_both, [silent_after(place) for place in PLACES])
-    record_property("cases", len(PLACES))
+    survives(pair, start_both, [silent_after(place) for place in PLACES[1:]])
+    record_property("cases", len(PLACES[1:]))
 
 
 @pytest.mark.usefixtures("carrier")

@@ -15,6 +15,9 @@ from process_kit import SiteProcess, end, wait_for
 from proxy_kit import doing_after, whole
 from state_kit import ledger
 
+LARGE_BYTES = 12 << 20
+"""More than the system holds for a server that is stopped."""
+
 
 def goes_on_without(north: SiteProcess, round_: int) -> None:
     """A round with a silent peer: ours is offered at once, the failure is told, nobody waits."""
@@ -33,7 +36,7 @@ def test_the_peers_server_is_stopped(pair, start_both, count):
     Before it has spoken, or in the middle of the weights: this site tells it, offers, gives up in time,
     tries again, and takes the weights once the server goes on.
     """
-    north, south = start_both()
+    north, south = start_both(size_bytes=LARGE_BYTES)
     south.offer(1)
     pair.proxy.shape = doing_after(count, lambda: south.signal(signal.SIGSTOP, server=True))
     if not count:
@@ -103,7 +106,13 @@ def deaf_listener(greeting: bytes) -> Iterator[int]:
                 sock.close()
 
 
-@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["nothing", "a greeting"])
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", id="a greeting", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("carrier")
 def test_a_listener_that_never_speaks(pair, start, greeting):
     """Instead of the peer's server something listens that says nothing, or a greeting and no more.
