@@ -20,29 +20,31 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Wire:
-    """What flows from the server to the client on one connection.
+    """What flows one way on one connection.
 
     Attributes:
-        offset: bytes that came from the server so far.
+        source: whose data it is.
+        target: who is to get it.
+        offset: bytes that came from the source so far.
     """
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self.client = client
-        self.server = server
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source = source
+        self.target = target
         self.offset = 0
         self.held = b""
 
     def send(self, data: bytes) -> None:
-        """On to the client."""
-        self.client.sendall(data)
+        """On to the target."""
+        self.target.sendall(data)
 
     def finish(self) -> None:
         """An orderly end, with or without all data."""
-        self.client.shutdown(socket.SHUT_WR)
+        self.target.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """Both ends lose the connection at once."""
-        for end in (self.client, self.server):
+        for end in (self.source, self.target):
             with suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 end.shutdown(socket.SHUT_RDWR)
@@ -164,14 +166,17 @@ class Proxy:
 
     Attributes:
         shape: what happens to data from the server; may be changed at any time.
+        upward: what happens to data to the server; likewise.
         reversed_in: so many connections wait for each other, and are then served last come first.
         detour: ports to which the next connections go instead.
         connections: how many came so far.
     """
 
     def __init__(self, port: int, target: int) -> None:
+        self.port = port
         self.target = target
         self.shape: Shape = whole
+        self.upward: Shape = whole
         self.reversed_in = 1
         self.detour: list[int] = []
         self.connections = 0
@@ -217,24 +222,15 @@ class Proxy:
             server.close()
             client.close()
             return
-        wire = Wire(client, server)
-        self._wires.append(wire)
-        for pump in (self._up, self._down):
-            self._pumps.append(threading.Thread(target=pump, args=[wire], daemon=True))
+        for wire, name in ((Wire(server, client), "shape"), (Wire(client, server), "upward")):
+            self._wires.append(wire)
+            self._pumps.append(threading.Thread(target=self._pump, args=[wire, name], daemon=True))
             self._pumps[-1].start()
 
-    def _down(self, wire: Wire) -> None:
+    def _pump(self, wire: Wire, shape: str) -> None:
         with suppress(OSError):
-            while data := wire.server.recv(PIECE_BYTES):
-                self.shape(wire, data)
+            while data := wire.source.recv(PIECE_BYTES):
+                getattr(self, shape)(wire, data)
                 wire.offset += len(data)
         with suppress(OSError):
             wire.finish()
-
-    @staticmethod
-    def _up(wire: Wire) -> None:
-        with suppress(OSError):
-            while data := wire.client.recv(PIECE_BYTES):
-                wire.server.sendall(data)
-        with suppress(OSError):
-            wire.server.shutdown(socket.SHUT_WR)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from disk_kit import PAGE_BYTES, SmallDisk
 from process_kit import SIZE_BYTES, end, wait_for
 from proxy_kit import doing_after, whole
+from relay_kit import use_relay
 from state_kit import ledger, visible_offers
 
 from peer_sync.collecting import SPARE_BYTES
@@ -18,12 +20,12 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def small_disk(pair) -> Iterator[Callable[[int], SmallDisk]]:
-    """Puts north's folder on a disk of so many bytes."""
+def small_disk(pair) -> Iterator[Callable[..., SmallDisk]]:
+    """Puts a folder, north's own if nothing is said, on a disk of so many bytes."""
     made: list[SmallDisk] = []
 
-    def make(size_bytes: int) -> SmallDisk:
-        made.append(SmallDisk(pair.north.folder, size_bytes))
+    def make(size_bytes: int, folder: Path = pair.north.folder) -> SmallDisk:
+        made.append(SmallDisk(folder, size_bytes))
         return made[-1]
 
     yield make
@@ -124,4 +126,25 @@ def test_too_little_room_for_a_download(small_disk, start_both):
     disk.empty()
 
     north.accepted(1, "south", 1)
+    end(north, south)
+
+
+def test_the_relays_disk_is_full(pair, small_disk, start_both):
+    """The disk of the relay is full.
+
+    Told, tried again, nothing half is visible there; with room again the offer is.
+    """
+    folder = pair.south.path.parent
+    disk = small_disk(8 * MIB, folder / "relay")
+    use_relay(folder)
+    north, south = start_both()
+    disk.leave(500_000)
+
+    south.exchange(1, "north")
+    wait_for(lambda: "relay, round 1: " in south.said(), "word about the relay")
+    assert visible_offers(pair.south, disk.folder) == {}
+    disk.empty()
+
+    wait_for(lambda: ledger(south.site, event="publish", verdict="published"), "offer at the relay")
+    assert visible_offers(pair.south, disk.folder) == visible_offers(pair.south)
     end(north, south)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from courier_kit import build_sites
 from process_kit import PATIENCE_SECONDS, SIZE_BYTES, SiteProcess, end, kill_many, wait_for
 from proxy_kit import doing_after, whole
-from sshd_kit import SSHD, running_sshd
+from relay_kit import openssh_relay, use_relay
+from sshd_kit import SSHD
 
 from peer_sync.server.process import ServerProcess
-from peer_sync.site import Site, load_site
+from peer_sync.site import Site
 
 MOMENTS = (0, 900, 2500, 60_000, 700_000)
 """Bytes from the server: nothing yet, key exchange, login, early and late in the weights."""
@@ -38,6 +40,24 @@ def test_the_peer_is_killed_while_it_is_read(pair, start, start_both, record_pro
         north.accepted(round_, "south", round_)
     end(north, south)
     record_property("cases", len(MOMENTS))
+
+
+def test_the_own_server_is_killed(start_both):
+    """This site's own server is killed while its training goes on.
+
+    Told at the next round, started again, and the peer gets the weights.
+    """
+    north, south = start_both()
+    south.offer(1)
+    south.signal(signal.SIGKILL, server=True)
+    north.exchange(1, "south")
+    north.next("say")
+
+    south.exchange(2, "north")
+
+    north.accepted(1, "south", 2)
+    assert "the server of this site had ended; it is started again" in south.said()
+    end(north, south)
 
 
 def begun(site: Site) -> Path:
@@ -131,6 +151,7 @@ def test_killed_before_any_line_of_an_offer(memory_path, record_property):
     record_property("cases", kills)
 
 
+@pytest.mark.slow
 def test_killed_while_weights_are_copied_into_the_outbox(memory_path, record_property):
     """This site is killed at random moments of an offer of 8 MiB from another disk.
 
@@ -153,6 +174,20 @@ def test_killed_before_any_line_of_collecting(memory_path, record_property):
     build_sites(memory_path)
 
     kills = kill_many("collect", memory_path)
+
+    assert kills > 300
+    record_property("cases", kills)
+
+
+@pytest.mark.slow
+def test_killed_before_any_line_of_a_refusal(memory_path, record_property):
+    """This site is killed while it refuses an offer, once before each line of code.
+
+    Nothing is accepted, quarantine stays within its bounds, and the next start refuses it by its rule.
+    """
+    build_sites(memory_path)
+
+    kills = kill_many("refuse", memory_path)
 
     assert kills > 300
     record_property("cases", kills)
@@ -186,15 +221,6 @@ def test_killed_while_it_collects_over_sftp(memory_path, record_property):
     record_property("cases", kills)
 
 
-def use_relay(folder: Path, address: str, **more: str) -> None:
-    """Give south a relay."""
-    (folder / "relay").mkdir()
-    path = folder / "south.toml"
-    lines = [f'{key} = "{value}"\n' for key, value in {"relay": address, **more}.items()]
-    path.write_text(path.read_text() + "".join(lines))
-    load_site(path)
-
-
 @pytest.mark.slow
 def test_killed_while_it_copies_to_a_relay_folder(memory_path, record_property):
     """This site is killed while it offers and copies its outbox to a relay, once before each line of code.
@@ -202,7 +228,7 @@ def test_killed_while_it_copies_to_a_relay_folder(memory_path, record_property):
     Peers never see half an offer at the relay; the next start makes relay and outbox equal.
     """
     build_sites(memory_path)
-    use_relay(memory_path, "folder:relay")
+    use_relay(memory_path)
 
     kills = kill_many("publish", memory_path)
 
@@ -217,16 +243,8 @@ def test_killed_while_it_uploads_to_openssh(memory_path, record_property):
     As above.
     """
     build_sites(memory_path)
-    with running_sshd(memory_path / "sshd") as sshd:
-        authorize(memory_path, sshd.login_key.parent / "authorized")
-        use_relay(memory_path, sshd.address(memory_path / "relay"), relay_host_key=sshd.host_key)
-
+    with openssh_relay(memory_path):
         kills = kill_many("publish-sftp", memory_path)
 
     assert kills > 20
     record_property("cases", kills)
-
-
-def authorize(folder: Path, file: Path) -> None:
-    """Let south log in."""
-    file.write_text((folder / "keys" / "south.pub").read_text())

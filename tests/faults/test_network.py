@@ -15,7 +15,9 @@ from proxy_kit import (
     truncated_after,
     whole,
 )
-from state_kit import ledger
+from relay_kit import openssh_relay
+from sshd_kit import SSHD
+from state_kit import ledger, visible_offers
 
 from peer_sync.orders import WITHOUT_PEER
 
@@ -171,3 +173,25 @@ def test_nobody_listens(pair, start):
     assert north.accepted(1, "south", 1)["retries"] > 2
     assert len(north.said().splitlines()) <= 3
     end(north, south)
+
+
+@pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
+def test_an_upload_to_a_relay_breaks(pair, start_both):
+    """The connection to the relay, an OpenSSH server, breaks twice in the middle of an upload.
+
+    Told, tried again; nothing half is ever visible there, and then the offer is whole.
+    """
+    folder = pair.south.path.parent
+    with openssh_relay(folder) as way:
+        north, south = start_both()
+        way.upward = cut_after(500_000)
+        south.exchange(1, "north")
+        wait_for(lambda: "relay, round 1: " in south.said(), "word about the relay")
+        wait_for(lambda: way.connections > 2, "third attempt")
+        assert visible_offers(pair.south, folder / "relay") == {}
+        way.upward = whole
+
+        wait_for(lambda: ledger(south.site, event="publish", verdict="published"), "offer at the relay")
+        assert visible_offers(pair.south, folder / "relay") == visible_offers(pair.south)
+        end(north, south)
+    assert len(list((folder / "relay").iterdir())) == 3

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from courier_kit import republish
 from process_kit import SIZE_BYTES, SiteProcess, end, wait_for
-from proxy_kit import doing_after, whole
+from proxy_kit import Wire, cut_after, doing_after, whole
 from site_process import weights_of
 from state_kit import ledger, visible_offers
 
@@ -50,6 +50,32 @@ def test_the_outbox_is_emptied_while_it_is_read(pair, start_both, record_propert
     assert ledger(north.site, verdict="refused") == []
     end(north, south)
     record_property("cases", len(MOMENTS))
+
+
+def test_the_offer_goes_while_it_is_read(pair, start_both):
+    """The connection breaks in the middle of an offer, and the peer makes three more, so that this one goes.
+
+    What had come of it is dropped, and the newest is taken whole.
+    """
+    north, south = start_both()
+    south.offer(1)
+
+    cut = cut_after(500_000)
+
+    def shape(wire: Wire, data: bytes) -> None:
+        if wire.offset + len(data) >= 500_000:
+            for round_ in (2, 3, 4):
+                south.offer(round_)
+        cut(wire, data)
+
+    pair.proxy.shape = shape
+    north.exchange(1, "south")
+    north.next("say")
+    pair.proxy.shape = whole
+
+    north.accepted(1, "south", 4)
+    assert not list((pair.north.folder / "inbox" / ".begun-south").iterdir())
+    end(north, south)
 
 
 @pytest.fixture

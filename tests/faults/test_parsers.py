@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import fuzz_process
+import pytest
 from process_kit import environment
 
 INPUTS = 10_000
@@ -56,6 +57,7 @@ def test_hostile_safetensors_headers(memory_path, record_property):
     assert verdicts["header"] > INPUTS // 3
 
 
+@pytest.mark.slow
 def test_hostile_encrypted_weights(memory_path, record_property):
     """10,000 random and mutated files in the age format, for a federation that encrypts.
 
