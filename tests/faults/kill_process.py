@@ -26,18 +26,26 @@ from kill_works import (
     Work,
 )
 
+WARM_UPS = 5
 MOMENTS = 40
 FEW_LINES = 30
 
 
 def fatal_lines(work: Work, most: int | None = None) -> Iterator[bool]:
-    """Kill before each line of the work, or before ``most`` of them; yields whether it came to that."""
-    work.prepare()
-    count = lines_of(work)
+    """Kill before each line of the work, or before ``most`` of them; yields whether it came to that.
+
+    Lines are counted when the folders are as full as they get; work that is continued may have more.
+    """
+    for _ in range(WARM_UPS):
+        work.prepare()
+        count = lines_of(work)
     chosen = range(1, count + 1)
     for line in sorted(random.Random(count).sample(chosen, most)) if most else chosen:
         work.prepare()
         yield killed_before(line, work)
+    while not most and killed_before(line := line + 1, work):
+        yield True
+        work.prepare()
 
 
 def fatal_moments(work: Work) -> Iterator[bool]:

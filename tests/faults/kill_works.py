@@ -77,6 +77,8 @@ class Offering:
 
     def finish(self) -> None:
         """The next start cleans up, and its offer is seen."""
+        Mailbox(self.site).close()
+        check_at_rest(self.site)
         self.prepare()
         self()
         self.look()

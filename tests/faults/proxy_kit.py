@@ -92,16 +92,6 @@ def silent_after(count: int) -> Shape:
     return shape
 
 
-def late(seconds: float) -> Shape:
-    """A long way: every piece takes its time."""
-
-    def shape(wire: Wire, data: bytes) -> None:
-        time.sleep(seconds)
-        wire.send(data)
-
-    return shape
-
-
 def trickling_after(count: int, seconds: float) -> Shape:
     """After ``count`` bytes, one byte at a time."""
 
@@ -111,6 +101,16 @@ def trickling_after(count: int, seconds: float) -> Shape:
         for number in range(start, len(data)):
             time.sleep(seconds)
             wire.send(data[number : number + 1])
+
+    return shape
+
+
+def slowed_after(count: int, seconds: float) -> Shape:
+    """After ``count`` bytes every piece takes its time."""
+
+    def shape(wire: Wire, data: bytes) -> None:
+        time.sleep(seconds if wire.offset >= count else 0)
+        wire.send(data)
 
     return shape
 

@@ -8,8 +8,8 @@ from process_kit import end, wait_for
 from proxy_kit import (
     cut_after,
     flipped_at,
-    late,
     silent_after,
+    slowed_after,
     swapped_after,
     trickling_after,
     truncated_after,
@@ -91,12 +91,14 @@ def test_packets_change_places(pair, start_both, record_property):
 
 
 @pytest.mark.usefixtures("carrier")
-def test_a_trickle(pair, start_both):
-    """The network lets through ten bytes a second in the middle of the weights.
+def test_a_trickle(pair, start_both, record_property):
+    """The network lets through ten bytes a second in the middle of the weights, then 54 kB a second.
 
-    Dropped for its rate, though it is never silent; told, tried again.
+    Dropped, though it is never silent: for no packet within the agreed time, and for less than 64 KiB a
+    second; told, tried again.
     """
-    survives(pair, start_both, [trickling_after(400_000, 0.1)])
+    survives(pair, start_both, [trickling_after(400_000, 0.1), slowed_after(400_000, 0.075)])
+    record_property("cases", 2)
 
 
 def test_a_long_way(pair, start_both):
@@ -106,7 +108,7 @@ def test_a_long_way(pair, start_both):
     """
     north, south = start_both(patient=True)
     south.offer(1)
-    pair.proxy.shape = late(0.01)
+    pair.proxy.shape = slowed_after(0, 0.01)
 
     north.exchange(1, "south")
 
