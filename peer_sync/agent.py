@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from peer_sync.errors import NotFoundError, PeerSyncError, TransportError
+from peer_sync.errors import NotFoundError, PeerSyncError, TransportError, quoted
 from peer_sync.mailbox import MOVES, Mailbox
 from peer_sync.orders import sentence
 from peer_sync.routes import way_to, way_to_relay
 from peer_sync.site import Site
 from peer_sync.transport import Transport
 from peer_sync.wanted import Wanted, read_wanted
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Agent:
             return [Step(sentence(error))]
         except PeerSyncError as error:
             return [Step(sentence(error), succeeded=False)]
+        # The last line of defence, as in the courier: the next pass is made in any case.
+        except Exception as error:
+            log.exception("unexpected error")
+            found = f"unexpected error, {type(error).__name__}: {quoted(error)}"
+            return [Step(found, succeeded=False)]
 
     def _publish(self) -> list[Step]:
         relay = way_to_relay(self.site)
@@ -85,7 +93,7 @@ class Agent:
             return [Step("the training has not ordered anything yet")]
         place = f"peer {wanted.peer!r}, round {wanted.round}"
         if self.mailbox.is_answered(wanted):
-            return [Step(f"{place}: weights are in the inbox")]
+            return [Step(f"{place}: was answered")]
         started = time.monotonic()
         transport = self._way_to(self.site, wanted.peer)
         try:

@@ -53,7 +53,7 @@ class Attempt:
         self.transferred_bytes = 0
         self.started = time.monotonic()
 
-    def run(self, expected: Expectation, token: str = "") -> Delivery:
+    def run(self, expected: Expectation) -> Delivery:
         """Fetch and check the newest offer. Raises what `Mailbox.collect` raises, and OSError."""
         self.staging.mkdir()
         sequence = self.sequence = names.newest_whole(self.transport.names())
@@ -64,13 +64,15 @@ class Attempt:
             raise self._nothing_new(sequence, expected)
         signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
         manifest = check_manifest(data, signature, sequence, expected)
+        if manifest.encryption != "none":
+            encryption.check_can_read(self.site.private_key)
         self._check_space(manifest)
         payload = self._fetch_payload(manifest)
         self._open(payload, manifest)
         remark = stale_remark(self.peer, manifest.created, expected, self.site.stale_days)
         facts = (self.round, self.transferred_bytes, self._seconds(), self.retries, remark)
         delivery = Delivery(self.peer, manifest, self.staging / WEIGHTS_FILE, *facts)
-        return self.inbox.settle(self.staging, delivery, token)
+        return self.inbox.settle(self.staging, delivery)
 
     def facts(self) -> dict[str, str | int | float | None]:
         """This attempt so far, for the ledger."""

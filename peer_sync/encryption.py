@@ -154,7 +154,8 @@ def _recipient(line: str) -> pyrage.ssh.Recipient:
         ) from error
 
 
-def _private(path: Path) -> pyrage.ssh.Identity:
+def check_can_read(path: Path) -> None:
+    """Whether our key can decrypt; asked before a download. Raises `ConfigError`."""
     _, is_locked = identity.check_site_key(path)
     if is_locked:
         raise ConfigError(
@@ -162,6 +163,10 @@ def _private(path: Path) -> pyrage.ssh.Identity:
             "which cannot decrypt",
             hint="give this site a key without passphrase, or ask the peers to leave out encrypt",
         )
+
+
+def _private(path: Path) -> pyrage.ssh.Identity:
+    check_can_read(path)
     key = identity.load_private_key(path)
     return pyrage.ssh.Identity.from_buffer(
         key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

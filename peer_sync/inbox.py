@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peer_sync import manifest as manifests
-from peer_sync.checks import Expectation, check_manifest
+from peer_sync.checks import Expectation, check_manifest, check_payload
 from peer_sync.errors import PeerSyncError
 from peer_sync.manifest import Manifest
-from peer_sync.storage import remove, remove_parts, write_durably
+from peer_sync.storage import remove, remove_parts, sha256_of, sync_file, sync_folder, write_durably
 
 KEPT_DELIVERIES = 2
 MANIFEST_FILE = "manifest.json"
@@ -19,6 +19,7 @@ SIGNATURE_FILE = "manifest.json.sig"
 WEIGHTS_FILE = "weights.safetensors"
 NOTE_FILE = "delivery.json"
 BEGUN_PREFIX = ".begun-"
+ANSWERED_PREFIX = ".answered-"
 
 
 @dataclass(frozen=True)
@@ -82,43 +83,59 @@ class Inbox:
                 remove(path)
         return home / name
 
-    def settle(self, staging: Path, delivery: Delivery, token: str) -> Delivery:
+    def answer(self, peer: str, token: str) -> None:
+        """Note that an order was answered, by weights or by a refusal; see `peer_sync.wanted`."""
+        if token:
+            write_durably(self.folder / f"{ANSWERED_PREFIX}{peer}", token.encode())
+
+    def is_answered(self, peer: str, token: str) -> bool:
+        """Whether this order was answered."""
+        try:
+            return (self.folder / f"{ANSWERED_PREFIX}{peer}").read_text() == token
+        except FileNotFoundError:
+            return False
+
+    def settle(self, staging: Path, delivery: Delivery) -> Delivery:
         """Give checked files their place; the last two deliveries of each peer stay.
 
         Args:
             staging: folder with manifest, signature and weights.
             delivery: what is known about them.
-            token: the order that this answers; see `peer_sync.wanted`.
         """
         note = {name: getattr(delivery, name) for name in NOTED}
-        write_durably(staging / NOTE_FILE, json.dumps({**note, "token": token}).encode() + b"\n")
+        write_durably(staging / NOTE_FILE, json.dumps(note).encode() + b"\n")
+        sync_file(staging / WEIGHTS_FILE)
         home = self.folder / delivery.peer
         home.mkdir(exist_ok=True)
         place = home / f"{delivery.manifest.sequence:010d}-{staging.name[-16:]}"
         older = self._places(delivery.peer)
         staging.rename(place)
+        sync_folder(home)
         for path in older[: 1 - KEPT_DELIVERIES]:
-            remove(path)
+            with suppress(OSError):
+                remove(path)
         return _moved(delivery, place)
 
-    def newest(self, peer: str) -> tuple[Delivery, str] | None:
-        """The last delivery of a peer and the token of the order it answers; None when there is none."""
+    def newest(self, peer: str) -> Delivery | None:
+        """The last delivery of a peer; None when there is none."""
         for place in reversed(self._places(peer)):
             try:
                 note = json.loads((place / NOTE_FILE).read_bytes())
                 manifest = manifests.parse((place / MANIFEST_FILE).read_bytes())
-                facts, token = {name: note[name] for name in NOTED}, note["token"]
+                facts = {name: kind(note[name]) for name, kind in NOTED.items()}
             except (OSError, ValueError, KeyError, TypeError, PeerSyncError):
                 continue
-            return Delivery(manifest=manifest, payload=place / WEIGHTS_FILE, **facts), token
+            return Delivery(peer=peer, manifest=manifest, payload=place / WEIGHTS_FILE, **facts)
         return None
 
     @staticmethod
     def check(delivery: Delivery, expected: Expectation) -> None:
-        """Judge manifest and signature of a delivery once more. Raises `RejectedError`."""
-        place = delivery.payload.parent
+        """Judge a delivery once more; of encrypted weights there is no hash. Raises `RejectedError`."""
+        place, manifest = delivery.payload.parent, delivery.manifest
         data, signature = ((place / name).read_bytes() for name in (MANIFEST_FILE, SIGNATURE_FILE))
-        check_manifest(data, signature, delivery.manifest.sequence, expected)
+        check_manifest(data, signature, manifest.sequence, expected)
+        if manifest.encryption == "none":
+            check_payload(manifest, delivery.payload.stat().st_size, sha256_of(delivery.payload))
 
     def _places(self, peer: str) -> list[Path]:
         """Oldest first; the agent may remove one at any moment."""
@@ -129,7 +146,7 @@ class Inbox:
         return [path for _, path in sorted(found)]
 
 
-NOTED = ("peer", "round", "transferred_bytes", "seconds", "retries", "remark")
+NOTED = {"round": int, "transferred_bytes": int, "seconds": float, "retries": int, "remark": str}
 
 
 def _moved(delivery: Delivery, place: Path) -> Delivery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ FIELDS = (
 
 
 class Ledger:
-    """Appends to ``ledger.jsonl``; several threads may write."""
+    """Appends to ``ledger.jsonl``; several threads and processes may write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +56,9 @@ class Ledger:
     def _append(self, line: bytes) -> None:
         """Behind half a line, which a full disk or a power cut has left, a new one begins."""
         with self.path.open("a+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line
             file.write(line)
+            file.flush()

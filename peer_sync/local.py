@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from peer_sync.errors import PeerSyncError
+from peer_sync.errors import PeerSyncError, TransportError
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import WITHOUT_PEER, Order, sentence
@@ -37,6 +37,8 @@ class LocalCourier:
         self._reports = Reports(mailbox.ledger)
         self._publisher = Publisher(mailbox, self._reports, relay=None, after=self._want)
         self._open: Order | None = None
+        self._asked: tuple[Order, Wanted] | None = None
+        self._heard = False
 
     def start(self) -> None:
         """Start the thread that writes offers and orders. Raises `ConfigError`: our key cannot be used."""
@@ -44,16 +46,19 @@ class LocalCourier:
 
     def exchange(self, payload: Path, facts: Facts, peer: str) -> None:
         """Offer ``payload``, order what ``peer`` offers; returns at once."""
-        if self._open is not None:
+        if self._open is not None and not self._heard:
             self._reports.say(
                 f"{self._open.place}: nothing has come; {WITHOUT_PEER} "
                 "(does nnunet-gml sync run where there is a network? nnunet-gml status tells)"
             )
-        self._open = Order(Path(payload), facts, peer)
+        self._open, self._heard = Order(Path(payload), facts, peer), False
         self._publisher.order(self._open)
 
     def delivery(self) -> Delivery | None:
-        """What the agent has brought for the last order; checked once more, handed out once."""
+        """What the agent has brought and nobody has judged; checked once more.
+
+        It may be the late answer to an earlier order: the last one stays open for its own.
+        """
         order = self._open
         if order is None:
             return None
@@ -61,12 +66,18 @@ class LocalCourier:
             delivery = self.mailbox.waiting(
                 order.peer, self.plans_digest, self.schema_digest, self.payload_bytes
             )
+        except TransportError as error:
+            if not self._heard:
+                self._reports.say(f"{order.place}: {sentence(error)}; it is tried again")
+            self._heard = True
+            return None
         except PeerSyncError as error:
             self._open = None
             self._reports.say(f"{order.place}: {sentence(error)}; {WITHOUT_PEER}")
             return None
         if delivery is not None:
-            self._open = None
+            self._heard = True
+            self._close_if_answered(order)
         return delivery
 
     def messages(self) -> list[str]:
@@ -81,8 +92,14 @@ class LocalCourier:
         with suppress(OSError):
             self.mailbox.wanted.unlink(missing_ok=True)
 
+    def _close_if_answered(self, order: Order) -> None:
+        asked = self._asked
+        if asked is not None and asked[0] is order and self.mailbox.is_answered(asked[1]):
+            self._open = None
+
     def _want(self, order: Order) -> None:
         wanted = Wanted(
             order.peer, order.facts.round, self.plans_digest, self.schema_digest, self.payload_bytes
         )
         wanted.write(self.mailbox.wanted)
+        self._asked = (order, wanted)

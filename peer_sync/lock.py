@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -37,7 +38,7 @@ class Lock:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(self._descriptor)
-                raise self._busy() from error
+                raise self._refused(error) from error
             _held.add(self.path)
 
     def release(self) -> None:
@@ -47,6 +48,14 @@ class Lock:
                 os.close(self._descriptor)
                 self._descriptor = -1
                 _held.discard(self.path)
+
+    def _refused(self, error: OSError) -> ConfigError:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return self._busy()
+        return ConfigError(
+            f"cannot lock {self.path}: {error.strerror}",
+            hint="the disk needs POSIX locks: NFS with its lock service, Lustre mounted with flock",
+        )
 
     def _busy(self) -> ConfigError:
         return ConfigError(

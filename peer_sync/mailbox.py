@@ -137,10 +137,14 @@ class Mailbox:
         place = f"peer {peer!r}, round {round}, rule"
         try:
             with self._disk():
-                return attempt.run(expected, token)
+                delivery = attempt.run(expected)
+                self._inbox.answer(peer, token)
+                return delivery
         except RejectedError as error:
             told = RejectedError(error.rule, f"{place} {error.rule}: {error}", error.hint)
             self._quarantine(attempt, told)
+            with self._disk():
+                self._inbox.answer(peer, token)
             raise told from error
         except TransportError as error:
             rule = "nothing new" if isinstance(error, NotFoundError) else "connection"
@@ -191,15 +195,19 @@ class Mailbox:
         expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
         with self._disk():
             newest = self._inbox.newest(peer)
-            if newest is None or newest[0].manifest.sequence <= expected.last.sequence:
+            if newest is None or newest.manifest.sequence <= expected.last.sequence:
                 return None
-            self._inbox.check(newest[0], expected)
-        return newest[0]
+            try:
+                self._inbox.check(newest, expected)
+            except RejectedError as error:
+                self.quarantine.put(peer, newest.round, newest.payload.parent, error)
+                self.ledger.write(**{**newest.facts(), **_refusal(error)})
+                raise
+        return newest
 
     def is_answered(self, wanted: Wanted) -> bool:
-        """Whether the inbox holds what was collected for this order."""
-        newest = self._inbox.newest(wanted.peer)
-        return newest is not None and newest[1] == wanted.token
+        """Whether this order was answered, by weights or by a refusal."""
+        return self._inbox.is_answered(wanted.peer, wanted.token)
 
     def publish(self, relay: Transport, round: int | None = None, retries: int = 0) -> Published:
         """Copy the outbox to the relay. Raises `TransportError`, `ConfigError`."""

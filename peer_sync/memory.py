@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from peer_sync.manifest import Manifest
-from peer_sync.storage import read_state, write_state
+from peer_sync.storage import read_number, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Memory:
 
     def judged(self, peer: str) -> Judged:
         """See `Judged`. Raises `ConfigError` when the file is damaged."""
-        state = read_state(self._path(peer))
-        sequence = max(int(state.get("accepted", 0)), int(state.get("refused", 0)))
+        path = self._path(peer)
+        state = read_state(path)
+        sequence = max(read_number(path, "accepted"), read_number(path, "refused"))
         return Judged(sequence, str(state.get("digest", "")), str(state.get("created", "")))
 
     def remember(self, peer: str, manifest: Manifest, verdict: str) -> None:
@@ -48,7 +49,7 @@ class Memory:
         if manifest.sequence > self.judged(peer).sequence:
             state["digest"] = sha256(manifest.to_bytes()).hexdigest()
             state["created"] = manifest.created
-        state[verdict] = max(int(state.get(verdict, 0)), manifest.sequence)
+        state[verdict] = max(read_number(path, verdict), manifest.sequence)
         write_state(path, state)
 
     def _path(self, peer: str) -> Path:

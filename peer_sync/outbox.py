@@ -15,7 +15,7 @@ from peer_sync.manifest import PROTOCOL, Facts, Manifest, parse, write_time
 from peer_sync.site import Site
 from peer_sync.storage import (
     part_path,
-    read_state,
+    read_number,
     remove,
     sha256_of,
     sync_file,
@@ -106,7 +106,7 @@ class Outbox:
     def _next_sequence(self) -> int:
         """One more than ever used; durable before anything carries it."""
         listed = (names.sequence_of(path.name) for path in self.folder.iterdir())
-        sequence = max(int(read_state(self.state).get("sequence", 0)), *listed, 0) + 1
+        sequence = max(read_number(self.state, "sequence"), *listed, 0) + 1
         write_state(self.state, {"sequence": sequence})
         return sequence
 

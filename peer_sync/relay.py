@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peer_sync import names
+from peer_sync.checks import MAX_SEQUENCE_JUMP
 from peer_sync.errors import ConfigError, NotFoundError, TransportError
 from peer_sync.transport import Transport
 
@@ -39,10 +40,10 @@ def publish(outbox: Path, transport: Transport) -> Published:
 
 
 def _publish(outbox: Path, transport: Transport) -> Published:
-    transport.remove_parts()
     there = {name for name in transport.names() if names.is_published(name)}
     kept = names.whole(path.name for path in outbox.iterdir())
     _check_newest(kept, there)
+    transport.remove_parts()
     missing = [path for path in _in_order(outbox, kept) if path.name not in there]
     sizes = [_put(path, transport) for path in missing]
     old = [name for name in there if names.sequence_of(name) not in kept]
@@ -52,13 +53,16 @@ def _publish(outbox: Path, transport: Transport) -> Published:
 
 
 def _check_newest(kept: list[int], there: set[str]) -> None:
-    newest = names.newest_whole(there)
-    if newest > max(kept, default=0):
-        raise ConfigError(
-            f"the relay holds offer {newest}, but the newest in our outbox is {max(kept, default=0)}",
-            hint="another installation of this site uses the relay, or this one lost its state folder: "
-            f'stop the other one, or write {{"sequence": {newest}}} into state/sequence.json',
+    newest, ours = names.newest_whole(there), max(kept, default=0)
+    if newest <= ours:
+        return
+    hint = "somebody else has put it there: remove it from the relay"
+    if newest <= ours + MAX_SEQUENCE_JUMP:
+        hint = (
+            "if another installation of this site uses the relay, stop one of them; if this one lost its "
+            f'state, write {{"sequence": {newest}}} into state/sequence.json; else remove it from the relay'
         )
+    raise ConfigError(f"the relay holds offer {newest}, but the newest in our outbox is {ours}", hint=hint)
 
 
 def _in_order(outbox: Path, kept: list[int]) -> list[Path]:

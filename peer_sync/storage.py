@@ -99,6 +99,14 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_number(path: Path, name: str) -> int:
+    """A whole number of a state file; 0 where it is missing. Raises `ConfigError`."""
+    value = read_state(path).get(name, 0)
+    if type(value) is not int:
+        raise _damaged(path)
+    return value
+
+
 def write_state(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object durably."""
     write_durably(path, json.dumps(content, sort_keys=True).encode() + b"\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from courier_kit import PLANS, SCHEMA, SIZES, collect, offer, republish
 
-from peer_sync.errors import NotFoundError, RejectedError, TransportError
+from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import write_time
 from peer_sync.site import load_site
@@ -229,3 +229,13 @@ def test_an_encrypted_offer_of_another_size_is_refused(north, encrypting):
         collect(north, encrypting)
 
     assert caught.value.rule == "encryption"
+
+
+@pytest.mark.parametrize("content", ['{"accepted": "x"}', '{"accepted": 1, "refused": "2"}'])
+def test_a_damaged_memory_is_an_error_with_a_hint(north, south, content):
+    """Not a crash, and not an empty memory."""
+    offer(south)
+    (north.state / "peer-south.json").write_text(content)
+
+    with pytest.raises(ConfigError, match="is damaged"):
+        collect(north, south)

@@ -186,3 +186,17 @@ def test_an_offer_removed_meanwhile_is_passed_over(south, relay, monkeypatch):
     assert names.newest_whole(listing(relay)) == 3
     publish(south.outbox, FolderTransport(relay))
     assert listing(relay) == listing(south.outbox)
+
+
+def test_a_number_from_far_away_is_not_offered_as_ours(south, relay):
+    """Who runs the relay must not talk us into a sequence that no peer would take."""
+    offer(south)
+    for name in ("9999999999.json", "9999999999.json.sig", f"9999999999-{'0' * 64}.safetensors"):
+        (relay / name).touch()
+    (relay / ".part-00").touch()
+
+    with pytest.raises(ConfigError) as caught:
+        publish(south.outbox, FolderTransport(relay))
+
+    assert "sequence.json" not in caught.value.hint
+    assert (relay / ".part-00").exists()

@@ -145,7 +145,7 @@ def test_an_answered_order_is_not_collected_again(sites, local, other):
 
     (step,) = sync(sites["north"])
 
-    assert step.text == "peer 'south', round 1: weights are in the inbox"
+    assert step.text == "peer 'south', round 1: was answered"
     assert local.delivery().manifest.sequence == 1
 
 
@@ -322,3 +322,113 @@ def test_a_key_that_cannot_be_used_stops_the_training_before_its_first_epoch(sit
 
     with pytest.raises(ConfigError, match="ssh-agent"):
         LocalCourier(training, PLANS, SCHEMA, SIZES).start()
+
+
+def test_a_refused_order_is_not_asked_for_again(sites, local, other):
+    """Whatever the peer offers, its payload crosses the network once for an order."""
+    manifest = offer(other)
+    (other.outbox / manifest.payload).write_bytes(b"weighty" * 100)
+    order(local)
+    (first,) = sync(sites["north"])
+
+    (second,) = sync(sites["north"])
+
+    assert "rule sha256" in first.text
+    assert (second.text, second.succeeded) == ("peer 'south', round 1: was answered", True)
+    lines = local.mailbox.ledger.path.read_text().splitlines()
+    assert len([line for line in lines if '"refused"' in line]) == 1
+
+
+def test_a_late_answer_does_not_leave_the_training_a_round_behind(sites, local, other):
+    """What an earlier order has brought is handed out, and the answer to the last one as well."""
+    offer(other)
+    order(local, 1)
+    sync(sites["north"])
+    order(local, 2)
+    late = local.delivery()
+    local.mailbox.accept(late)
+    offer(other)
+    sync(sites["north"])
+
+    fresh = local.delivery()
+
+    assert (late.round, fresh.round, fresh.manifest.sequence) == (1, 2, 2)
+    local.mailbox.accept(fresh)
+    assert local.delivery() is None
+
+
+def test_weights_exchanged_in_the_inbox_are_refused(sites, local, other):
+    """The hash is checked where they are read; it is a line in the ledger and lies in quarantine."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    (place,) = (local.mailbox.inbox / "south").iterdir()
+    (place / "weights.safetensors").write_bytes(b"weighty" * 100)
+
+    assert local.delivery() is None
+
+    assert "SHA-256" in local.messages()[0]
+    assert '"sha256"' in local.mailbox.ledger.path.read_text()
+    assert list((local.mailbox.site.folder / "quarantine" / "south").iterdir())
+
+
+def test_a_note_in_the_inbox_cannot_name_another_peer(sites, local, other):
+    """The folder says whose it is; a round that is no number is no delivery."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    (place,) = (local.mailbox.inbox / "south").iterdir()
+    note = json.loads((place / "delivery.json").read_text())
+    (place / "delivery.json").write_text(json.dumps({**note, "peer": "../../x"}))
+
+    assert local.delivery().peer == "south"
+    (place / "delivery.json").write_text(json.dumps({**note, "round": "r"}))
+    assert local.mailbox.waiting("south", PLANS, SCHEMA, SIZES) is None
+
+
+def fail(*_: object) -> None:
+    """A disk that does not do what it should."""
+    raise OSError(116, "Stale file handle")
+
+
+def test_a_disk_that_fails_for_a_moment_costs_nothing(sites, local, other, monkeypatch):
+    """Told once, tried again, handed out."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    with monkeypatch.context() as patch:
+        patch.setattr("peer_sync.inbox.sha256_of", fail)
+        assert local.delivery() is None
+        assert local.delivery() is None
+    assert len(local.messages()) == 1
+
+    assert local.delivery().manifest.sequence == 1
+
+
+def test_a_bug_in_a_pass_does_not_end_the_agent(sites, local, other, monkeypatch, caplog):
+    """It is a step that failed; the next pass is made."""
+    order(local)
+    agent = Agent(sites["north"])
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.mailbox, "collect", lambda *_, **__: 1 / 0)
+        (step,) = agent.run()
+
+    assert not step.succeeded
+    assert "unexpected error, ZeroDivisionError" in step.text
+    offer(other)
+    assert agent.run()[0].succeeded
+    agent.close()
+
+
+def test_an_old_delivery_that_cannot_be_removed_stays(sites, local, other, monkeypatch):
+    """A file that NFS still holds is not a reason to fetch everything again."""
+    for round_ in (1, 2, 3):
+        offer(other)
+        order(local, round_)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "peer_sync.inbox.remove", lambda path: (_ for _ in ()).throw(OSError(39, "not empty"))
+            )
+            (step,) = sync(sites["north"])
+        assert step.succeeded
+        local.mailbox.accept(local.delivery())

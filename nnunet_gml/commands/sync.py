@@ -8,9 +8,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
+import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+
+from peer_sync.agent import Agent
+from peer_sync.site import load_site
 
 DEFAULT_EVERY_SECONDS = 60.0
 EXIT_FAILED = 1
@@ -30,24 +34,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """One pass, or many; the exit code tells whether everything of the last one succeeded."""
-    from peer_sync.agent import Agent
-    from peer_sync.site import load_site
-
-    agent, ended = Agent(load_site(args.site)), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    told: list[str] = []
+    """One pass, whose exit code tells whether everything succeeded; or many, until somebody ends them."""
+    agent = Agent(load_site(args.site))
     try:
-        while True:
-            steps = agent.run()
-            texts = [step.text for step in steps]
-            _print([text for text in texts if text not in told])
-            told = texts
-            if not args.watch or ended.wait(args.every):
-                return 0 if all(step.succeeded for step in steps) else EXIT_FAILED
+        if args.watch:
+            _watch(agent, args.every)
+            return 0
+        steps = agent.run()
+        _print([step.text for step in steps])
+        return 0 if all(step.succeeded for step in steps) else EXIT_FAILED
     finally:
         agent.close()
+
+
+def _watch(agent: Agent, seconds: float) -> None:
+    """Pass after pass; an end in the middle of one loses nothing."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told: list[str] = []
+    with suppress(KeyboardInterrupt):
+        while True:
+            texts = [step.text for step in agent.run()]
+            _print([text for text in texts if text not in told])
+            told = texts
+            time.sleep(seconds)
 
 
 def _print(texts: list[str]) -> None:
