@@ -68,8 +68,8 @@ class Outbox:
         return manifest
 
     def remove_unfinished(self) -> None:
-        """Remove what is left of offers that are not whole."""
-        self._remove_all_but(self._whole())
+        """Remove offers that are not whole, and old ones that a killed process did not come to."""
+        self._remove_all_but(self._whole()[-KEPT_OFFERS:])
 
     def _check_payload(self, payload: Path) -> None:
         try:

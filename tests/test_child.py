@@ -315,11 +315,12 @@ def test_a_stubborn_ssh_is_killed(monkeypatch, tmp_path):
 
     with pytest.raises(TransportError):
         transport.names()
+    started = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
-    while children() != before and time.monotonic() < deadline:
+    while (children() != before or is_running(started)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert children() == before
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert not is_running(started)
 
 
 def is_running(number: int) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
     from peer_sync.site import load_site
 
     site = load_site(args.site)
-    with serving(site, console=True) as server, suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, lambda *_: server.stop.set())
+    with serving(site, console=True) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop.set())
         outbox = site.folder / "outbox"
         sys.stdout.write(f"site {site.name}: listening on {server.address}, serving {outbox}\n")
         sys.stdout.flush()

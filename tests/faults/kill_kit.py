@@ -76,6 +76,11 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
     return _fork(limited)
 
 
+def unharmed(work: Callable[[], object]) -> None:
+    """Run ``work`` in a process that nobody kills."""
+    _fork(work)
+
+
 def _kill_later(seconds: float) -> None:
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)

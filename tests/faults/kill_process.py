@@ -1,9 +1,9 @@
 """Kills many processes of one site, each in the middle of one piece of work, and looks at what is left.
 
-    python kill_process.py WORK FOLDER
+    python kill_process.py WORK FOLDER MOMENTS
 
-FOLDER holds the files of `courier_kit.build_sites`; the number of kills is printed. A process of its own,
-because it forks.
+FOLDER holds the files of `courier_kit.build_sites`. MOMENTS is a number of lines of code, 0 for every line,
+or ``times`` for random times. The number of kills is printed. A process of its own, because it forks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kill_kit import killed_after, killed_before, lines_of
+from kill_kit import killed_after, killed_before, lines_of, unharmed
 from kill_works import (
     LARGE_BYTES,
     Collecting,
@@ -27,21 +27,21 @@ from kill_works import (
 )
 
 WARM_UPS = 5
-MOMENTS = 40
-FEW_LINES = 30
+TIMES = 40
 
 
-def fatal_lines(work: Work, most: int | None = None) -> Iterator[bool]:
+def fatal_lines(work: Work, most: int = 0) -> Iterator[bool]:
     """Kill before each line of the work, or before ``most`` of them; yields whether it came to that.
 
-    Lines are counted when the folders are as full as they get; work that continues what was killed may
-    have more, of which a quarter is tried, too.
+    Lines are counted when the folders are as full as they get, and it goes on until the work outlives its
+    killer.
     """
     for _ in range(WARM_UPS):
         work.prepare()
         count = lines_of(work)
-    lines = range(1, count + count // 4)
-    for line in sorted(random.Random(count).sample(lines, most)) if most else lines:
+        work.look()
+    lines = range(1, 2 * count)
+    for line in sorted(random.Random(count).sample(lines[:count], most)) if most else lines:
         work.prepare()
         was_killed = killed_before(line, work)
         yield was_killed
@@ -55,34 +55,36 @@ def fatal_moments(work: Work) -> Iterator[bool]:
     started = time.monotonic()
     killed_after(60, work)
     chance, longest = random.Random(20261121), time.monotonic() - started
-    for _ in range(MOMENTS):
+    for _ in range(TIMES):
         work.prepare()
         yield killed_after(chance.uniform(0, longest), work)
 
 
-WORKS: dict[str, Callable[[Path], tuple[Work, Callable[[Work], Iterator[bool]]]]] = {
-    "offer": lambda folder: (Offering(folder), fatal_lines),
-    "offer-large": lambda folder: (OfferingFromAnotherDisk(folder), fatal_moments),
-    "publish": lambda folder: (Publishing(folder), fatal_lines),
-    "publish-sftp": lambda folder: (Publishing(folder), lambda work: fatal_lines(work, FEW_LINES)),
-    "collect": lambda folder: (Collecting(folder), fatal_lines),
-    "refuse": lambda folder: (Refusing(folder), fatal_lines),
-    "agent": lambda folder: (Moving(folder), fatal_lines),
-    "collect-large": lambda folder: (Collecting(folder, LARGE_BYTES), fatal_moments),
-    "collect-sftp": lambda folder: (Collecting(folder), lambda work: fatal_lines(work, FEW_LINES)),
+WORKS: dict[str, Callable[[Path], Work]] = {
+    "offer": Offering,
+    "offer-large": OfferingFromAnotherDisk,
+    "publish": Publishing,
+    "collect": Collecting,
+    "collect-large": lambda folder: Collecting(folder, LARGE_BYTES),
+    "refuse": Refusing,
+    "agent": Moving,
 }
 
 
-def main(name: str, folder: Path) -> None:
+def main(name: str, folder: Path, moments: str) -> None:
     """Kill as often as the work has moments, and print how often that was."""
-    work, kills = WORKS[name](folder)
+    work = WORKS[name](folder)
+    kills = fatal_moments(work) if moments == "times" else fatal_lines(work, int(moments))
     count = 0
-    for was_killed in kills(work):
+    for was_killed in kills:
         count += was_killed
+        work.look()
+        work.prepare()
+        unharmed(work)
         work.look()
     work.finish()
     print(count)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

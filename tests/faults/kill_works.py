@@ -17,6 +17,7 @@ from peer_sync.agent import Agent
 from peer_sync.errors import NotFoundError, RejectedError
 from peer_sync.mailbox import TRAINS, Mailbox
 from peer_sync.manifest import Manifest
+from peer_sync.outbox import KEPT_OFFERS
 from peer_sync.quarantine import KEPT_REFUSALS
 from peer_sync.routes import way_to, way_to_relay
 from peer_sync.site import load_site
@@ -78,7 +79,7 @@ class Offering:
     def finish(self) -> None:
         """The next start cleans up, and its offer is seen."""
         Mailbox(self.site).close()
-        check_at_rest(self.site)
+        assert len(check_at_rest(self.site)) <= KEPT_OFFERS
         self.prepare()
         self()
         self.look()

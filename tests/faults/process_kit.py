@@ -49,10 +49,11 @@ def digest_of(site: str, round_: int, size_bytes: int = SIZE_BYTES) -> str:
     return hashlib.sha256(site_process.weights_of(site, round_, size_bytes)).hexdigest()
 
 
-def kill_many(work: str, folder: Path) -> int:
+def kill_many(work: str, folder: Path, moments: int | str) -> int:
     """How many processes kill_process.py killed; everything between and after them was as it must be."""
+    script = str(SCRIPT.with_name("kill_process.py"))
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(SCRIPT.with_name("kill_process.py")), work, str(folder)],
+        [sys.executable, "-W", "error", script, work, str(folder), str(moments)],
         env=environment(),
         capture_output=True,
         text=True,

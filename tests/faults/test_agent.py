@@ -24,7 +24,7 @@ def test_the_agent_is_killed_anywhere(memory_path, record_property):
     """
     build_sites(memory_path)
 
-    kills = kill_many("agent", memory_path)
+    kills = kill_many("agent", memory_path, 0)
 
     assert kills > 300
     record_property("cases", kills)
