@@ -26,10 +26,15 @@ ABOUT = """\
 
 Made by `make faults`, which runs the tests in [tests/faults](../../tests/faults) and takes each test's own
 words for its row. Sites are processes of their own, each with its own folder, keys, courier and embedded
-server; the network between them is a proxy on loopback. After every fault each site's folders are looked
-at: no half offer, readable state and ledger, nothing left over; and the next exchange has to work.
-*Cases* are moments, positions or inputs, each of them tried. Seconds are those of this run, in which other
-work may have shared the machine; most are spent waiting for time limits.
+server, and what carries the bytes between them is a proxy on loopback that can do all this. Their limits of
+time are a few seconds instead of the usual 15 to 60, unless a row says otherwise; what depends on the carrier
+is tried with both, paramiko and the system's `ssh`. After a fault the sites' folders are looked at: no half
+offer, readable state and ledger, nothing left over; and the next exchange has to work. (Flipped bits and
+damaged deliveries need no second process.)
+
+*Cases* are moments, positions or inputs, each of them tried. *Before each line of code* means that a process
+was killed once before every line of peer_sync that the work runs, and that after each kill another process
+did the work to its end. Seconds are those of this run, in which other work may have shared the machine.
 """
 BAD = ("failure", "error")
 
