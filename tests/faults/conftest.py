@@ -17,7 +17,7 @@ from proxy_kit import Proxy, move_behind
 
 from peer_sync.site import Site, load_site
 
-MEMORY = Path("/dev/shm")
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 1 << 30
 NEEDS_SSH = pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed")
 
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def memory_path(tmp_path) -> Iterator[Path]:
     """A folder in memory where there is one: hundreds of kills need no real disk."""
-    if not os.access(MEMORY, os.W_OK):
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         yield tmp_path
         return
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=MEMORY))
