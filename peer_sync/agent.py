@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from peer_sync.errors import NotFoundError, PeerSyncError, TransportError, quoted
 from peer_sync.mailbox import MOVES, Mailbox
@@ -17,6 +19,8 @@ from peer_sync.transport import Transport
 from peer_sync.wanted import Wanted, read_wanted
 
 log = logging.getLogger(__name__)
+
+CUT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,11 @@ class Agent:
     def __init__(self, site: Site, way_to: Callable[[Site, str], Transport] = way_to) -> None:
         self.site = site
         self._way_to = way_to
+        self._ways: list[Transport] = []
         self.mailbox = Mailbox(site, duties=(MOVES,))
 
     def run(self) -> list[Step]:
-        """One pass: copy the outbox to the relay, collect what the training wants."""
+        """One pass: copy the outbox to the relay, collect from all peers at once what the training wants."""
         return [*self._guarded(self._publish), *self._guarded(self._collect)]
 
     def close(self) -> None:
@@ -78,7 +83,7 @@ class Agent:
         try:
             published = self.mailbox.publish(relay)
         except TransportError as error:
-            self._note_failure("publish", None, str(error), started)
+            self._note_failure("publish", (None, None), str(error), started)
             raise TransportError(f"relay: {error}", error.hint) from error
         finally:
             relay.close()
@@ -91,37 +96,62 @@ class Agent:
         wanted = read_wanted(self.mailbox.wanted)
         if wanted is None:
             return [Step("the training has not ordered anything yet")]
-        place = f"peer {wanted.peer!r}, round {wanted.round}"
-        if self.mailbox.is_answered(wanted):
+        if len(wanted.peers) == 1:
+            return self._collect_from(wanted.peers[0], wanted)
+        with ThreadPoolExecutor(max_workers=max(1, len(wanted.peers))) as pool:
+            begun = [
+                pool.submit(self._guarded, partial(self._collect_from, peer, wanted)) for peer in wanted.peers
+            ]
+            try:
+                return [step for steps in begun for step in steps.result()]
+            finally:
+                self._cut(begun)
+
+    def _cut(self, begun: Sequence[Future[list[Step]]]) -> None:
+        """When somebody ends the agent in the middle of a pass: end what is under way."""
+        while wait(begun, timeout=0).not_done:
+            for transport in list(self._ways):
+                transport.close()
+            wait(begun, timeout=CUT_SECONDS)
+
+    def _collect_from(self, peer: str, wanted: Wanted) -> list[Step]:
+        place = f"peer {peer!r}, round {wanted.round}"
+        if self.mailbox.is_answered(wanted, peer):
             return [Step(f"{place}: was answered")]
         started = time.monotonic()
-        transport = self._way_to(self.site, wanted.peer)
+        transport = self._way_to(self.site, peer)
+        self._ways.append(transport)
         try:
             delivery = self.mailbox.collect(
-                wanted.peer,
+                peer,
                 transport,
                 wanted.plans_digest,
                 wanted.schema_digest,
                 wanted.payload_bytes,
                 wanted.round,
                 token=wanted.token,
+                least_round=wanted.least_round,
             )
         except TransportError as error:
             if not isinstance(error, NotFoundError):
-                self._note_failure("collect", wanted, str(error), started)
+                self._note_failure("collect", (peer, wanted.round), str(error), started)
             raise
         finally:
+            self._ways.remove(transport)
             transport.close()
         found = f"{place}: collected offer {delivery.manifest.sequence}, {delivery.transferred_bytes} bytes"
         texts = filter(None, (f"{found} in {delivery.seconds} s", delivery.remark))
         return [Step(text) for text in texts]
 
-    def _note_failure(self, event: str, wanted: Wanted | None, message: str, started: float) -> None:
+    def _note_failure(
+        self, event: str, asked: tuple[str | None, int | None], message: str, started: float
+    ) -> None:
+        peer, round_ = asked
         with suppress(OSError):
             self.mailbox.ledger.write(
                 event=event,
-                peer=wanted.peer if wanted else None,
-                round=wanted.round if wanted else None,
+                peer=peer,
+                round=round_,
                 bytes=0,
                 seconds=round(time.monotonic() - started, 3),
                 retries=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from peer_sync import identity, manifest
@@ -31,6 +31,7 @@ class Expectation:
         payload_bytes: exact size of a valid weights file, for each type.
         last: the newest offer of this peer that was judged.
         now: our clock.
+        least_round: an offer of an earlier round is not wanted yet; 0 where any is welcome.
     """
 
     site: str
@@ -43,6 +44,20 @@ class Expectation:
     payload_bytes: Mapping[str, int]
     last: Judged
     now: datetime
+    least_round: int = 0
+
+    @property
+    def takes_again(self) -> bool:
+        """Whether the last offer is welcome once more.
+
+        In step it is: a training that was killed after it took an offer, or that was overtaken by
+        its peer, would otherwise wait for the peer's next round, in which the peer waits for us.
+        """
+        return self.least_round > 0 and self.last.is_accepted
+
+    def once_more(self) -> Expectation:
+        """The same, before the last offer was judged."""
+        return replace(self, last=Judged())
 
 
 def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected: Expectation) -> Manifest:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from peer_sync import encryption, names
@@ -17,7 +17,7 @@ from peer_sync.checks import (
     check_opened,
     check_payload,
 )
-from peer_sync.errors import NotFoundError, TransportError
+from peer_sync.errors import NotFoundError, RejectedError, TransportError
 from peer_sync.inbox import MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE, Delivery, Inbox
 from peer_sync.manifest import Manifest, read_time
 from peer_sync.site import Site
@@ -25,6 +25,7 @@ from peer_sync.storage import part_path, remove, sha256_of
 from peer_sync.transport import Transport
 
 SPARE_BYTES = 64 * 1024 * 1024
+LOOKED_BACK = 2
 
 
 class Attempt:
@@ -54,16 +55,21 @@ class Attempt:
         self.started = time.monotonic()
 
     def run(self, expected: Expectation) -> Delivery:
-        """Fetch and check the newest offer. Raises what `Mailbox.collect` raises, and OSError."""
+        """Fetch and check the newest offer; in step, the one of the wanted round.
+
+        Raises what `Mailbox.collect` raises, and OSError.
+        """
         self.staging.mkdir()
-        sequence = self.sequence = names.newest_whole(self.transport.names())
-        if sequence == 0:
+        sequences = names.whole(self.transport.names())
+        if not sequences:
             raise NotFoundError("expected an offer, found none", hint="the peer has not offered yet")
-        data = self._fetch_small(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
-        if sequence == expected.last.sequence and sha256(data).hexdigest() == expected.last.digest:
-            raise self._nothing_new(sequence, expected)
-        signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
-        manifest = check_manifest(data, signature, sequence, expected)
+        manifest = self._judge(sequences[-1], expected)
+        if manifest.round < expected.least_round:
+            wanted = f"expected an offer of round {expected.least_round} or later"
+            found = f"{wanted}, found round {manifest.round}"
+            raise self._nothing_new(found, manifest.created, expected)
+        if expected.least_round > 0:
+            manifest = self._nearest(manifest, sequences[-1 - LOOKED_BACK : -1], expected)
         if manifest.encryption != "none":
             encryption.check_can_read(self.site.private_key)
         self._check_space(manifest)
@@ -73,6 +79,35 @@ class Attempt:
         facts = (self.round, self.transferred_bytes, self._seconds(), self.retries, remark)
         delivery = Delivery(self.peer, manifest, self.staging / WEIGHTS_FILE, *facts)
         return self.inbox.settle(self.staging, delivery)
+
+    def _judge(self, sequence: int, expected: Expectation) -> Manifest:
+        """Fetch and check manifest and signature of one offer."""
+        self.sequence = sequence
+        data = self._fetch_small(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
+        if expected.last.knows(sequence, data):
+            if not expected.takes_again:
+                found = f"expected an offer after {sequence}, found none"
+                raise self._nothing_new(found, expected.last.created, expected)
+            expected = expected.once_more()
+        signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
+        return check_manifest(data, signature, sequence, expected)
+
+    def _nearest(self, newest: Manifest, older: Sequence[int], expected: Expectation) -> Manifest:
+        """In step, the offer of the wanted round, where a peer that is ahead still shows it."""
+        found = newest
+        for sequence in reversed(older):
+            if found.round == expected.least_round:
+                break
+            try:
+                candidate = self._judge(sequence, expected)
+            except (NotFoundError, RejectedError):
+                break
+            if candidate.round < expected.least_round:
+                break
+            found = candidate
+        if self.sequence != found.sequence:
+            return self._judge(found.sequence, expected)
+        return found
 
     def facts(self) -> dict[str, str | int | float | None]:
         """This attempt so far, for the ledger."""
@@ -91,16 +126,15 @@ class Attempt:
         with suppress(OSError):
             remove(self.staging)
 
-    def _nothing_new(self, sequence: int, expected: Expectation) -> NotFoundError:
-        old = stale_remark(self.peer, expected.last.created, expected, self.site.stale_days)
+    def _nothing_new(self, found: str, created: str, expected: Expectation) -> NotFoundError:
+        old = stale_remark(self.peer, created, expected, self.site.stale_days)
         if old:
             return NotFoundError(old, hint="ask there whether training and synchronisation still run")
-        return NotFoundError(
-            f"expected an offer after {sequence}, found none", hint="the peer is not further"
-        )
+        return NotFoundError(found, hint="the peer is not further")
 
     def _fetch_small(self, name: str, file: str, max_bytes: int) -> bytes:
         target = self.staging / file
+        target.unlink(missing_ok=True)
         self._fetch(name, target, max_bytes)
         return target.read_bytes()
 

@@ -10,7 +10,7 @@ from peer_sync import names
 from peer_sync.address import parse_address
 from peer_sync.errors import ConfigError
 from peer_sync.identity import is_public_line
-from peer_sync.tables import Table, parse_toml
+from peer_sync.tables import Table, nearest, parse_toml
 
 DEFAULT_MAX_PAYLOAD_BYTES = 2_000_000_000
 HOST_KEY_TYPES = (
@@ -21,7 +21,7 @@ HOST_KEY_TYPES = (
     "ssh-rsa",
 )
 FOLDER = "folder:"
-FEDERATION_KEYS = ("name", "seed", "plans_digest", "max_payload_bytes", "sites")
+FEDERATION_KEYS = ("name", "seed", "plans_digest", "max_payload_bytes", "classes", "sites")
 MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled")
 
 
@@ -56,6 +56,8 @@ class Federation:
         members: all sites, in the file's order.
         digest: SHA-256 of the file's bytes, 64 hex digits; stands in every manifest.
         path: where the file is; ``folder:`` addresses start from its folder.
+        classes: names of all classes, in the order in which weights travel; each site may number them as it
+            likes. None means that every site numbers them alike.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Federation:
     members: tuple[Member, ...]
     digest: str
     path: Path
+    classes: tuple[str, ...] | None = None
 
     def member(self, name: str) -> Member:
         """The site called ``name``. Raises `ConfigError`."""
@@ -96,6 +99,7 @@ def load_federation(path: Path | str) -> Federation:
         members=_members(table),
         digest=sha256(data).hexdigest(),
         path=path,
+        classes=table.words("classes"),
     )
     _check_federation(federation)
     return federation
@@ -188,9 +192,30 @@ def _check_federation(federation: Federation) -> None:
             f"{where}: max_payload_bytes is {federation.max_payload_bytes}, expected at least 1",
             hint="leave it out",
         )
+    _check_classes(federation)
     _check_different(where, "name", [member.name for member in federation.members])
     keys = [" ".join(member.public_key.split()[:2]) for member in federation.members]
     _check_different(where, "public_key", keys)
+
+
+def _check_classes(federation: Federation) -> None:
+    """At least one class, and nobody contours one that is not among them."""
+    classes, where = federation.classes, federation.path.name
+    if classes is None:
+        return
+    if not classes:
+        raise ConfigError(
+            f"{where}: classes is an empty list, expected the names of all classes",
+            hint="leave it out if every site numbers its labels alike",
+        )
+    for member in federation.members:
+        for name in member.labelled or ():
+            if name not in classes:
+                raise ConfigError(
+                    f"{where}, site {member.name!r}: labelled names {name!r}, which is not among classes; "
+                    f"the nearest class is {nearest(name, classes)!r}",
+                    hint=f"classes: {', '.join(classes)}",
+                )
 
 
 def _check_different(where: str, key: str, values: list[str]) -> None:

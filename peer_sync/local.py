@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from peer_sync.errors import PeerSyncError, TransportError
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
-from peer_sync.orders import WITHOUT_PEER, Order, sentence
+from peer_sync.orders import Order, Request, sentence
 from peer_sync.publisher import Publisher
 from peer_sync.reports import Reports
 from peer_sync.wanted import Wanted
@@ -36,48 +36,58 @@ class LocalCourier:
         self.payload_bytes = dict(payload_bytes)
         self._reports = Reports(mailbox.ledger)
         self._publisher = Publisher(mailbox, self._reports, relay=None, after=self._want)
-        self._open: Order | None = None
-        self._asked: tuple[Order, Wanted] | None = None
-        self._heard = False
+        self._order: Order | None = None
+        self._wanted: tuple[Order, Wanted] | None = None
+        self._open: list[str] = []
+        self._silent: set[str] = set()
 
     def start(self) -> None:
         """Start the thread that writes offers and orders. Raises `ConfigError`: our key cannot be used."""
         self._publisher.start()
 
-    def exchange(self, payload: Path, facts: Facts, peer: str) -> None:
-        """Offer ``payload``, order what ``peer`` offers; returns at once."""
-        if self._open is not None and not self._heard:
-            self._reports.say(
-                f"{self._open.place}: nothing has come; {WITHOUT_PEER} "
-                "(does nnunet-gml sync run where there is a network? nnunet-gml status tells)"
-            )
-        self._open, self._heard = Order(Path(payload), facts, peer), False
-        self._publisher.order(self._open)
+    def exchange(self, payload: Path, facts: Facts, peers: Sequence[str], least_round: int = 0) -> None:
+        """Offer ``payload``, order what ``peers`` offer; see `peer_sync.courier.Courier.exchange`."""
+        for request in self._order.requests() if self._order else ():
+            if request.peer in self._silent:
+                self._reports.say(
+                    f"{request.place}: nothing has come; {request.ending} "
+                    "(does nnunet-gml sync run where there is a network? nnunet-gml status tells)"
+                )
+        self._order = Order(Path(payload), facts, tuple(dict.fromkeys(peers)), least_round)
+        self._open, self._silent = list(self._order.peers), set(self._order.peers)
+        self._publisher.order(self._order)
 
     def delivery(self) -> Delivery | None:
-        """What the agent has brought and nobody has judged; checked once more.
+        """What the agent has brought and nobody has judged, one after the other; checked once more.
 
-        It may be the late answer to an earlier order: the last one stays open for its own.
+        Without ``least_round`` it may be the late answer to an earlier order: the last one
+        stays open for its own.
         """
-        order = self._open
-        if order is None:
-            return None
+        for request in self._order.requests() if self._order else ():
+            if request.peer in self._open and (delivery := self._look(request)) is not None:
+                return delivery
+        return None
+
+    def _look(self, request: Request) -> Delivery | None:
+        peer = request.peer
         try:
             delivery = self.mailbox.waiting(
-                order.peer, self.plans_digest, self.schema_digest, self.payload_bytes
+                peer, self.plans_digest, self.schema_digest, self.payload_bytes, request.least_round
             )
         except TransportError as error:
-            if not self._heard:
-                self._reports.say(f"{order.place}: {sentence(error)}; it is tried again")
-            self._heard = True
+            if peer in self._silent:
+                self._reports.say(f"{request.place}: {sentence(error)}; it is tried again")
+            self._silent.discard(peer)
             return None
         except PeerSyncError as error:
-            self._open = None
-            self._reports.say(f"{order.place}: {sentence(error)}; {WITHOUT_PEER}")
+            self._open.remove(peer)
+            self._silent.discard(peer)
+            self._reports.say(f"{request.place}: {sentence(error)}; {request.ending}")
             return None
         if delivery is not None:
-            self._heard = True
-            self._close_if_answered(order)
+            self._silent.discard(peer)
+            if request.least_round or self._is_answered(peer):
+                self._open.remove(peer)
         return delivery
 
     def messages(self) -> list[str]:
@@ -92,14 +102,20 @@ class LocalCourier:
         with suppress(OSError):
             self.mailbox.wanted.unlink(missing_ok=True)
 
-    def _close_if_answered(self, order: Order) -> None:
-        asked = self._asked
-        if asked is not None and asked[0] is order and self.mailbox.is_answered(asked[1]):
-            self._open = None
+    def _is_answered(self, peer: str) -> bool:
+        """Whether the agent has brought this peer's answer to the last order, and not to an earlier one."""
+        if self._wanted is None or self._wanted[0] is not self._order:
+            return False
+        return self.mailbox.is_answered(self._wanted[1], peer)
 
     def _want(self, order: Order) -> None:
         wanted = Wanted(
-            order.peer, order.facts.round, self.plans_digest, self.schema_digest, self.payload_bytes
+            order.peers,
+            order.round,
+            self.plans_digest,
+            self.schema_digest,
+            self.payload_bytes,
+            order.least_round,
         )
         wanted.write(self.mailbox.wanted)
-        self._asked = (order, wanted)
+        self._wanted = (order, wanted)

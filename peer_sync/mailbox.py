@@ -114,6 +114,7 @@ class Mailbox:
         round: int,
         retries: int = 0,
         token: str = "",
+        least_round: int = 0,
     ) -> Delivery:
         """Fetch and check the newest offer of ``peer``.
 
@@ -126,13 +127,15 @@ class Mailbox:
             round: our round.
             retries: failed attempts before this one; only for the ledger.
             token: the order that this answers; only with an agent.
+            least_round: an offer of an earlier round is not wanted yet. Above 0 the last
+                offer that was accepted is taken once more, if its round is late enough.
 
         Raises:
-            NotFoundError: there is nothing that was not judged before.
+            NotFoundError: there is nothing that was not judged before, or only of too early a round.
             TransportError: the way failed; later it may work.
             RejectedError: a rule is broken; the files are in quarantine.
         """
-        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
+        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes, least_round)
         attempt = Attempt(self.site, self._inbox, peer, transport, round, retries)
         place = f"peer {peer!r}, round {round}, rule"
         try:
@@ -183,19 +186,32 @@ class Mailbox:
             )
 
     def waiting(
-        self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
+        self,
+        peer: str,
+        plans_digest: str,
+        schema_digest: str,
+        payload_bytes: Mapping[str, int],
+        least_round: int = 0,
     ) -> Delivery | None:
         """What the agent has brought from ``peer`` and nobody has judged; manifest and signature are checked.
+
+        With ``least_round`` as in `collect`: what was accepted before is found again.
 
         Raises:
             RejectedError: a rule is broken, though the agent has let it through.
             TransportError: it cannot be read now; the agent may just have removed it.
             ConfigError: see `collect`.
         """
-        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes)
+        expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes, least_round)
         with self._disk():
             newest = self._inbox.newest(peer)
-            if newest is None or newest.manifest.sequence <= expected.last.sequence:
+            if newest is None or newest.manifest.round < least_round:
+                return None
+            if expected.takes_again and expected.last.knows(
+                newest.manifest.sequence, newest.manifest.to_bytes()
+            ):
+                expected = expected.once_more()
+            if newest.manifest.sequence <= expected.last.sequence:
                 return None
             try:
                 self._inbox.check(newest, expected)
@@ -205,9 +221,9 @@ class Mailbox:
                 raise
         return newest
 
-    def is_answered(self, wanted: Wanted) -> bool:
-        """Whether this order was answered, by weights or by a refusal."""
-        return self._inbox.is_answered(wanted.peer, wanted.token)
+    def is_answered(self, wanted: Wanted, peer: str) -> bool:
+        """Whether this order was answered for one of its peers, by weights or by a refusal."""
+        return self._inbox.is_answered(peer, wanted.token)
 
     def publish(self, relay: Transport, round: int | None = None, retries: int = 0) -> Published:
         """Copy the outbox to the relay. Raises `TransportError`, `ConfigError`."""
@@ -236,7 +252,12 @@ class Mailbox:
             lock.release()
 
     def _expectation(
-        self, peer: str, plans_digest: str, schema_digest: str, payload_bytes: Mapping[str, int]
+        self,
+        peer: str,
+        plans_digest: str,
+        schema_digest: str,
+        payload_bytes: Mapping[str, int],
+        least_round: int,
     ) -> Expectation:
         federation = self.site.federation
         if peer == self.site.name:
@@ -252,6 +273,7 @@ class Mailbox:
             payload_bytes=payload_bytes,
             last=self._memory.judged(peer),
             now=datetime.now(UTC),
+            least_round=least_round,
         )
 
     def _quarantine(self, attempt: Attempt, error: RejectedError) -> None:

@@ -18,11 +18,17 @@ class Judged:
         sequence: its number; 0 before the first.
         digest: SHA-256 of its manifest, 64 hex digits.
         created: when it was made, as it states.
+        is_accepted: whether it was accepted.
     """
 
     sequence: int = 0
     digest: str = ""
     created: str = ""
+    is_accepted: bool = False
+
+    def knows(self, sequence: int, data: bytes) -> bool:
+        """Whether it is this one, to the byte of its manifest."""
+        return sequence == self.sequence and sha256(data).hexdigest() == self.digest
 
 
 class Memory:
@@ -39,8 +45,9 @@ class Memory:
         """See `Judged`. Raises `ConfigError` when the file is damaged."""
         path = self._path(peer)
         state = read_state(path)
-        sequence = max(read_number(path, "accepted"), read_number(path, "refused"))
-        return Judged(sequence, str(state.get("digest", "")), str(state.get("created", "")))
+        accepted, refused = read_number(path, "accepted"), read_number(path, "refused")
+        digest, created = str(state.get("digest", "")), str(state.get("created", ""))
+        return Judged(max(accepted, refused), digest, created, is_accepted=accepted > refused)
 
     def remember(self, peer: str, manifest: Manifest, verdict: str) -> None:
         """Never take an offer as old as this one again; ``verdict`` is ``accepted`` or ``refused``."""

@@ -1,4 +1,4 @@
-"""One exchange as the courier sees it, and how it is told."""
+"""One exchange as the courier sees it: an order, a request to each of its peers, and how they are told."""
 
 from __future__ import annotations
 
@@ -10,27 +10,67 @@ from peer_sync.errors import NotFoundError, PeerSyncError, TransportError
 from peer_sync.manifest import Facts
 
 WITHOUT_PEER = "training goes on without a peer in this round"
+WITHOUT_THIS_PEER = "training goes on without this peer in this round"
 MAX_TOLD = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Offer this payload, collect from this peer.
+    """Offer this payload, collect from these peers.
 
     Attributes:
         payload: the weights to offer.
         facts: what the manifest says about them.
-        peer: whom to ask for theirs.
+        peers: whom to ask for theirs, each once.
+        least_round: an offer of an earlier round is not wanted.
     """
 
     payload: Path
     facts: Facts
-    peer: str
+    peers: tuple[str, ...]
+    least_round: int = 0
+
+    @property
+    def round(self) -> int:
+        """Ours."""
+        return self.facts.round
 
     @property
     def place(self) -> str:
         """How a message names this exchange."""
-        return f"peer {self.peer!r}, round {self.facts.round}"
+        return self.requests()[0].place if len(self.peers) == 1 else f"round {self.round}"
+
+    def requests(self) -> list[Request]:
+        """What each peer is asked for."""
+        ending = WITHOUT_PEER if len(self.peers) == 1 else WITHOUT_THIS_PEER
+        return [Request(peer, self.round, self.least_round, ending) for peer in self.peers]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one peer is asked for in an exchange.
+
+    Attributes:
+        peer: whom to ask.
+        round: ours.
+        least_round: see `Order`.
+        ending: what a message says about the training when the peer gives nothing.
+    """
+
+    peer: str
+    round: int
+    least_round: int = 0
+    ending: str = WITHOUT_PEER
+
+    @property
+    def until_then(self) -> str:
+        """The same where it is tried again; in step the training waits."""
+        return "it is tried again" if self.least_round else f"it is tried again, until then {self.ending}"
+
+    @property
+    def place(self) -> str:
+        """How a message names it."""
+        return f"peer {self.peer!r}, round {self.round}"
 
 
 class Failures:

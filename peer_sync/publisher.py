@@ -25,7 +25,7 @@ class Publisher:
         reports: what goes wrong is told here.
         relay: the way to the relay; None without one.
         before: what is to be done before each offer.
-        after: what is to be done after it; it should end soon when `has_waiting`.
+        after: what is to be done after it; it should end soon when `pause` says so.
     """
 
     def __init__(
@@ -65,6 +65,11 @@ class Publisher:
     def pause(self, seconds: float) -> bool:
         """Wait; true as soon as there is a newer order or the end."""
         return self._offers.pause(seconds)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._offers.is_alive and not self._offers.is_stopping
 
     @property
     def is_stopping(self) -> bool:

@@ -7,15 +7,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from peer_sync.errors import quoted
 from peer_sync.ledger import Ledger
-from peer_sync.orders import WITHOUT_PEER, Order
+from peer_sync.orders import Order, Request
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGES = 1000
 GOES_ON = "training goes on"
+T = TypeVar("T", Order, Request)
 
 
 class Reports:
@@ -42,12 +44,14 @@ class Reports:
             self._messages.clear()
         return messages
 
-    def failed(self, order: Order, event: str, message: str, retries: int = 0, seconds: float = 0.0) -> None:
+    def failed(
+        self, task: Order | Request, event: str, message: str, retries: int = 0, seconds: float = 0.0
+    ) -> None:
         """Note in the ledger what did not work. Raises OSError."""
         self.ledger.write(
             event=event,
-            peer=order.peer if event == "collect" else None,
-            round=order.facts.round,
+            peer=task.peer if isinstance(task, Request) else None,
+            round=task.round,
             bytes=0,
             seconds=round(seconds, 3),
             retries=retries,
@@ -55,14 +59,14 @@ class Reports:
             message=message,
         )
 
-    def guarded(self, order: Order, event: str, work: Callable[[Order], None]) -> None:
-        """The last line of defence: whatever is wrong with one order, the thread goes on."""
+    def guarded(self, task: T, event: str, work: Callable[[T], None]) -> None:
+        """The last line of defence: whatever is wrong with one order or request, the thread goes on."""
         try:
-            work(order)
+            work(task)
         except Exception as error:
-            log.exception("%s: unexpected error", order.place)
+            log.exception("%s: unexpected error", task.place)
             found = f"{type(error).__name__}: {quoted(error)}"
-            ending = WITHOUT_PEER if event == "collect" else GOES_ON
-            self.say(f"{order.place}, {event}: unexpected error, {found}; {ending}")
+            ending = task.ending if isinstance(task, Request) else GOES_ON
+            self.say(f"{task.place}, {event}: unexpected error, {found}; {ending}")
             with suppress(Exception):
-                self.failed(order, event, found)
+                self.failed(task, event, found)

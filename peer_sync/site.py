@@ -24,6 +24,8 @@ SITE_VARIABLE = "nnUNet_gml_site"
 DEFAULT_OFFER_DAYS = 30
 DEFAULT_STALE_DAYS = 7
 MAX_DAYS = 3650
+DEFAULT_WAIT_SECONDS = 600
+MAX_WAIT_SECONDS = 86400
 CARRIERS = ("paramiko", "ssh")
 COURIERS = ("thread", "agent")
 JUMP_KEYS = ("address", "host_key", "peers")
@@ -38,6 +40,7 @@ SITE_KEYS = (
     "share_dice",
     "offer_days",
     "stale_days",
+    "wait_seconds",
     "courier",
     "carrier",
     "payload",
@@ -78,6 +81,7 @@ class Site:
         share_dice: whether Dice per class stands in the manifest.
         offer_days: an offer expires after so many days.
         stale_days: a peer whose newest offer is older than this is reported.
+        wait_seconds: how long a training in step waits for the others at the end of a round.
         courier: ``thread`` moves files within the training; ``agent`` leaves that to ``nnunet-gml sync``.
         carrier: ``paramiko``, or ``ssh`` for the system's own ssh.
         payload: type of the weights we offer: ``float16``, ``float32`` or ``int8``.
@@ -98,6 +102,7 @@ class Site:
     share_dice: bool
     offer_days: int
     stale_days: int
+    wait_seconds: int
     courier: str
     carrier: str
     payload: str
@@ -131,6 +136,7 @@ def load_site(path: Path | str) -> Site:
         share_dice=table.get("share_dice", bool, True),
         offer_days=table.get("offer_days", int, DEFAULT_OFFER_DAYS),
         stale_days=table.get("stale_days", int, DEFAULT_STALE_DAYS),
+        wait_seconds=table.get("wait_seconds", int, DEFAULT_WAIT_SECONDS),
         courier=table.choice("courier", COURIERS),
         carrier=table.choice("carrier", CARRIERS),
         payload=table.choice("payload", DTYPES),
@@ -204,10 +210,14 @@ def _jump(table: Table) -> Jump | None:
 
 def _check_site(site: Site) -> None:
     where = site.path.name
-    for name, days in (("offer_days", site.offer_days), ("stale_days", site.stale_days)):
-        if not 1 <= days <= MAX_DAYS:
+    for name, found, least, most in (
+        ("offer_days", site.offer_days, 1, MAX_DAYS),
+        ("stale_days", site.stale_days, 1, MAX_DAYS),
+        ("wait_seconds", site.wait_seconds, 0, MAX_WAIT_SECONDS),
+    ):
+        if not least <= found <= most:
             raise ConfigError(
-                f"{where}: {name} is {days}, expected 1 to {MAX_DAYS}", hint="leave it out for the default"
+                f"{where}: {name} is {found}, expected {least} to {most}", hint="leave it out for the default"
             )
     identity.check_site_key(site.private_key, site.member.public_key)
     _check_ways(site, where)

@@ -17,19 +17,21 @@ class Wanted:
     """An order that the agent collects for.
 
     Attributes:
-        peer: whom to ask.
+        peers: whom to ask, each on its own.
         round: the training's round.
         plans_digest: digest of its plans.
         schema_digest: digest of its tensors' names and shapes.
         payload_bytes: exact size of a valid weights file, for each type.
+        least_round: an offer of an earlier round is not wanted.
         token: names this order, also where a training was continued and orders its round again.
     """
 
-    peer: str
+    peers: tuple[str, ...]
     round: int
     plans_digest: str
     schema_digest: str
     payload_bytes: Mapping[str, int]
+    least_round: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def write(self, path: Path) -> None:
@@ -40,10 +42,14 @@ class Wanted:
 def read_wanted(path: Path) -> Wanted | None:
     """The order in ``path``; None when there is none. Raises `ConfigError` where it is damaged."""
     try:
-        return Wanted(**json.loads(path.read_bytes()))
+        content = json.loads(path.read_bytes())
+        peers = content.pop("peers")
+        if not isinstance(peers, list) or not all(type(peer) is str for peer in peers):
+            raise ValueError("peers is no list of names")
+        return Wanted(peers=tuple(peers), **content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"cannot read {path}: {error}", hint="the training's next round writes it anew"
         ) from error

@@ -23,6 +23,8 @@ class Worker(Generic[T]):
         self._changed = threading.Condition()
         self._waiting: T | None = None
         self._stopping = False
+        self._dismissed = False
+        self._busy = False
         self._started = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -37,6 +39,12 @@ class Worker(Generic[T]):
             self._changed.notify_all()
         return replaced
 
+    def dismiss(self) -> None:
+        """Nobody wants anything now: forget an order that waits, and end the pauses of the one at hand."""
+        with self._changed:
+            self._waiting, self._dismissed = None, True
+            self._changed.notify_all()
+
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
@@ -48,19 +56,20 @@ class Worker(Generic[T]):
         return self._stopping
 
     def is_late(self, seconds: float) -> bool:
-        """Whether an order waits behind one that has been worked on for longer than ``seconds``."""
-        with self._changed:
-            return self._waiting is not None and time.monotonic() - self._started > seconds
+        """Whether an order that nobody wants any more has been worked on for longer than ``seconds``."""
+        return self.is_behind() and time.monotonic() - self._started > seconds
 
-    def has_waiting(self) -> bool:
-        """Whether an order waits."""
+    def is_behind(self) -> bool:
+        """Whether the order at hand was replaced or dismissed."""
         with self._changed:
-            return self._waiting is not None
+            return self._busy and (self._dismissed or self._waiting is not None)
 
     def pause(self, seconds: float) -> bool:
-        """Wait; true as soon as a newer order is there or the worker stops."""
+        """Wait; true as soon as a newer order is there, the one at hand is dismissed, or the worker stops."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._stopping or self._waiting is not None, seconds)
+            return self._changed.wait_for(
+                lambda: self._stopping or self._dismissed or self._waiting is not None, seconds
+            )
 
     def stop(self) -> None:
         """Take no more orders; the thread ends with the work at hand."""
@@ -79,7 +88,9 @@ class Worker(Generic[T]):
 
     def _next(self) -> T | None:
         with self._changed:
+            self._busy = False
             self._changed.wait_for(lambda: self._stopping or self._waiting is not None)
             order, self._waiting = self._waiting, None
+            self._busy, self._dismissed = not self._stopping, False
             self._started = time.monotonic()
             return None if self._stopping else order

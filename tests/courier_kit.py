@@ -1,15 +1,18 @@
-"""Small builders for the courier's tests: sites with keys and files, offers, facts."""
+"""Small builders for the courier's tests: sites with keys and files, offers, facts; a peer that hangs."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from peer_sync.errors import TransportError
 from peer_sync.identity import generate_key, load_site_key, sign
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import Facts
@@ -114,3 +117,31 @@ def running_server(server: Server) -> Iterator[Server]:
         os.close(writer)
         thread.join(10)
         os.close(reader)
+
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T], seconds: float = 20) -> T:
+    """The first true answer of ``look``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+class Hanging(FolderTransport):
+    """Never answers, until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self.closed = threading.Event()
+
+    def names(self) -> list[str]:
+        self.closed.wait(30)
+        raise TransportError("cannot list: expected an answer, found the end")
+
+    def close(self) -> None:
+        self.closed.set()

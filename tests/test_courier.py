@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from courier_kit import FACTS, PLANS, SCHEMA, SIZES, offer, republish, write_payload
+from courier_kit import FACTS, PLANS, SCHEMA, SIZES, Hanging, offer, republish, wait_for, write_payload
 
 import peer_sync
 from peer_sync import courier as couriers
@@ -45,20 +45,15 @@ def courier(north):
     made.stop()
 
 
-def wait_for(look, seconds: float = 15):
-    """The first true answer of ``look``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
-
-
 def exchange(courier: Courier, round: int = 1) -> None:
     """North's exchange with south."""
     facts = replace(FACTS, round=round)
-    courier.exchange(write_payload(courier.mailbox.site.folder), facts, "south")
+    courier.exchange(write_payload(courier.mailbox.site.folder), facts, ["south"])
+
+
+def collecting(courier: Courier):
+    """The thread that asks south."""
+    return courier._collectors["south"].worker
 
 
 def lines(mailbox: Mailbox, event: str = "collect") -> list[dict]:
@@ -211,19 +206,19 @@ def test_stop_cuts_what_starts_late(north):
     courier.stop()
 
     assert time.monotonic() - started < 5
-    assert not courier._collector.is_alive
+    assert not collecting(courier).is_alive
 
 
 def test_a_delivery_nobody_fetched_gives_way(courier, south):
     """The newest is handed out, the older one is dropped and noted."""
     offer(south)
     exchange(courier, round=1)
-    wait_for(lambda: courier._delivery)
+    wait_for(lambda: courier._deliveries)
     newer = offer(south)
 
     exchange(courier, round=2)
 
-    wait_for(lambda: courier._delivery and courier._delivery.round == 2)
+    wait_for(lambda: [delivery for delivery in courier._deliveries.values() if delivery.round == 2])
     assert courier.delivery().manifest == newer
     (line,) = wait_for(lambda: lines(courier.mailbox))
     assert (line["round"], line["verdict"]) == (1, "failed")
@@ -233,7 +228,7 @@ def test_an_offer_that_fails_does_not_stop_the_collecting(courier, south):
     """A missing payload is told; the peer's weights come all the same."""
     offer(south)
 
-    courier.exchange(courier.mailbox.site.folder / "missing", FACTS, "south")
+    courier.exchange(courier.mailbox.site.folder / "missing", FACTS, ["south"])
 
     assert wait_for(courier.delivery)
     (message,) = courier.messages()
@@ -262,6 +257,7 @@ def test_a_busy_port_stops_the_start(served_sites):
         pytest.raises(ConfigError, match="expected a free port"),
     ):
         courier.start()
+    courier.stop()
     mailbox.close()
 
 
@@ -328,7 +324,7 @@ def test_a_failed_attempt_hangs_up_before_the_pause(north, south):
             raise TransportError("cannot list: expected an answer, found none")
 
         def close(self) -> None:
-            closed.append(courier._collector.has_waiting())
+            closed.append(1)
 
     courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: Broken(south.outbox))
     courier.start()
@@ -338,24 +334,9 @@ def test_a_failed_attempt_hangs_up_before_the_pause(north, south):
     courier.stop()
 
 
-class Slow(FolderTransport):
-    """Hangs until it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.closed = threading.Event()
-
-    def names(self) -> list[str]:
-        self.closed.wait(20)
-        raise TransportError("cannot list: expected an answer, found the end")
-
-    def close(self) -> None:
-        self.closed.set()
-
-
 def test_an_offer_does_not_wait_behind_a_slow_transfer(north, south):
     """The second round's weights are out while the first still collects."""
-    slow = Slow(south.outbox)
+    slow = Hanging()
     courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: slow)
     courier.start()
     exchange(courier, round=1)
@@ -372,7 +353,7 @@ def test_an_old_transfer_is_cut_for_a_newer_order(monkeypatch, north, south):
     """After five minutes; here after a third of a second. Without a newer order it goes on."""
     monkeypatch.setattr(couriers, "STALE_SECONDS", 0.3)
     offer(south)
-    slow = Slow(south.outbox)
+    slow = Hanging()
     ways = iter([slow, FolderTransport(south.outbox)])
     courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: next(ways))
     courier.start()
@@ -449,7 +430,7 @@ site, peer = load_site(sys.argv[1]), sys.argv[2]
 mailbox = Mailbox(site)
 courier = Courier(mailbox, PLANS, SCHEMA, {"float16": 5000})
 courier.start()
-courier.exchange(write_payload(site.folder, site.name.encode() * 1000), FACTS, peer)
+courier.exchange(write_payload(site.folder, site.name.encode() * 1000), FACTS, [peer])
 delivery = None
 for _ in range(400):
     delivery = delivery or courier.delivery()

@@ -44,6 +44,22 @@ def test_a_good_file_is_read_whole(tmp_path, members):
     assert federation.member("south").labelled is None
 
 
+def test_classes_are_read_in_the_files_order(tmp_path, members):
+    """Weights travel in it; left out, every site numbers its labels alike."""
+    named = load(tmp_path, federation_text(members, classes='["parotid", "brainstem"]'))
+
+    assert named.classes == ("parotid", "brainstem")
+    assert load(tmp_path, federation_text(members)).classes is None
+
+
+def test_a_labelled_class_that_is_not_among_classes_is_refused(tmp_path, members):
+    """A misspelt organ, told before any training, with the nearest known one."""
+    error = refusal(tmp_path, federation_text(members, classes='["parotid", "brain-stem"]'))
+
+    assert "site 'north': labelled names 'brainstem'" in str(error)
+    assert "nearest class is 'brain-stem'" in str(error)
+
+
 def test_digest_is_the_sha256_of_the_bytes(tmp_path, members):
     """Two sites compare their files by this digest."""
     federation = load(tmp_path, federation_text(members))
@@ -77,6 +93,11 @@ def test_an_unknown_site_is_named_with_the_known_ones(tmp_path, members):
         ({"seed": "true"}, "seed is True, expected a whole number"),
         ({"plans_digest": '"abc"'}, "expected 64 hex digits"),
         ({"max_payload_bytes": 0}, "max_payload_bytes is 0"),
+        ({"classes": "[]"}, "classes is an empty list"),
+        ({"classes": '"brainstem"'}, "classes is 'brainstem', expected a list"),
+        ({"classes": '["a", "a"]'}, "classes is ['a', 'a'], expected a list of different names"),
+        ({"classes": '["a", ""]'}, "expected a list of different names"),
+        ({"class": '["a"]'}, "nearest known key is 'classes'"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, members, changes, found):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from peer_sync.errors import RejectedError, TransportError
-from peer_sync.persistence import LONGEST_WAIT_SECONDS, keep_trying
+from peer_sync.errors import NotFoundError, RejectedError, TransportError
+from peer_sync.persistence import LONGEST_WAIT_IN_STEP_SECONDS, LONGEST_WAIT_SECONDS, keep_trying
 
 
 class Flaky:
@@ -39,6 +39,36 @@ def test_pauses_have_an_upper_bound():
     keep_trying(Flaky(20), lambda error: None, lambda seconds: bool(pauses.append(seconds)))
 
     assert max(pauses) == pauses[-1] == LONGEST_WAIT_SECONDS == 30
+
+
+def test_in_step_what_is_not_there_yet_is_looked_for_every_few_seconds():
+    """0.5, 1, 2 and then every 4 s: a whole round waits for it."""
+    pauses = []
+
+    keep_trying(
+        Flaky(6, NotFoundError("not yet")),
+        lambda error: None,
+        lambda seconds: bool(pauses.append(seconds)),
+        in_step=True,
+    )
+
+    assert pauses == [0.5, 1, 2, 4, 4, 4]
+    assert LONGEST_WAIT_IN_STEP_SECONDS == 4
+
+
+def test_in_step_a_peer_that_cannot_be_reached_is_asked_as_rarely_as_ever():
+    """30 s at the longest; as soon as it answers, every 4 s again."""
+    pauses = []
+    errors = iter([*[TransportError("down")] * 8, NotFoundError("not yet"), NotFoundError("not yet")])
+
+    def work() -> str:
+        for error in errors:
+            raise error
+        return "answer"
+
+    keep_trying(work, lambda error: None, lambda seconds: bool(pauses.append(seconds)), in_step=True)
+
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 4, 4]
 
 
 def test_the_last_failure_is_raised_when_nobody_waits_any_more():

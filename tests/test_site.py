@@ -32,6 +32,7 @@ def test_a_good_file_is_read_with_its_defaults(tmp_path, served_sites):
         tmp_path / "keys/north",
     )
     assert (site.share_cases, site.share_dice, site.offer_days) == (True, True, 30)
+    assert site.wait_seconds == 600
     assert site.listen is not None
     assert site.member.address == f"sftp://127.0.0.1:{site.listen[1]}"
 
@@ -44,6 +45,16 @@ def test_a_good_file_is_read_with_its_defaults(tmp_path, served_sites):
         ('site = "north"', "", "key 'site' is missing"),
         ('folder = "north"', "folder = 3", "folder is 3, expected text in quotes"),
         ('folder = "north"', 'folder = "north"\noffer_days = 0', "offer_days is 0, expected 1 to"),
+        (
+            'folder = "north"',
+            'folder = "north"\nwait_seconds = -1',
+            "wait_seconds is -1, expected 0 to 86400",
+        ),
+        (
+            'folder = "north"',
+            'folder = "north"\nwait_seconds = 86401',
+            "wait_seconds is 86401, expected 0 to 86400",
+        ),
         ('folder = "north"', 'folder = "north"\nlisten = "40221"', "expected HOST:PORT"),
         ('folder = "north"', 'folder = "north"\nlisten = "127.0.0.1:40221"', "host_key is missing"),
         ('federation = "federation.toml"', 'federation = "other.toml"', "other.toml"),

@@ -6,12 +6,25 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
-from courier_kit import FACTS, PLANS, SCHEMA, SIZES, offer, republish, write_payload
+from courier_kit import (
+    FACTS,
+    PLANS,
+    SCHEMA,
+    SIZES,
+    Hanging,
+    build_sites,
+    offer,
+    republish,
+    wait_for,
+    write_payload,
+)
 
 from nnunet_gml.cli import main
 from peer_sync.agent import Agent
@@ -19,6 +32,7 @@ from peer_sync.errors import ConfigError, TransportError
 from peer_sync.inbox import MANIFEST_FILE
 from peer_sync.local import LocalCourier
 from peer_sync.mailbox import TRAINS, Mailbox
+from peer_sync.routes import way_to
 from peer_sync.site import Site, load_site
 from peer_sync.transport.folder import FolderTransport
 from peer_sync.wanted import read_wanted
@@ -49,20 +63,11 @@ def other(sites) -> Iterator[Mailbox]:
     mailbox.close()
 
 
-def wait_for(check, seconds: float = 20):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
-
-
 def order(local: LocalCourier, round_: int = 1) -> None:
     """One exchange, and wait until its order lies there."""
     before = read_wanted(local.mailbox.wanted)
     payload = write_payload(local.mailbox.site.folder)
-    local.exchange(payload, replace(FACTS, round=round_), "south")
+    local.exchange(payload, replace(FACTS, round=round_), ["south"])
     wait_for(lambda: read_wanted(local.mailbox.wanted) != before)
 
 
@@ -304,13 +309,14 @@ def test_watching_serves_order_after_order_until_it_is_ended(sites, local, other
         offer(other)
         order(local, 2)
         second = wait_for(local.delivery, 60)
+        told = (line for line in process.stdout if "collected offer" in line)
+        assert len(list(islice(told, 2))) == 2
     finally:
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        process.communicate(timeout=30)
 
     assert (first.manifest.sequence, second.manifest.sequence) == (1, 2)
     assert process.returncode == 0
-    assert out.count("collected offer") == 2
     Agent(sites["north"]).close()
 
 
@@ -432,3 +438,148 @@ def test_an_old_delivery_that_cannot_be_removed_stays(sites, local, other, monke
             (step,) = sync(sites["north"])
         assert step.succeeded
         local.mailbox.accept(local.delivery())
+
+
+@pytest.fixture
+def boxes(tmp_path) -> Iterator[dict[str, Mailbox]]:
+    """North, which trains without network, and three that offer."""
+    sites = build_sites(tmp_path, ("north", "east", "south", "west"))
+    opened = {name: Mailbox(site, (TRAINS,)) for name, site in sites.items()}
+    yield opened
+    for mailbox in opened.values():
+        mailbox.close()
+
+
+@pytest.fixture
+def step_by_step(boxes) -> Iterator[LocalCourier]:
+    """North's courier."""
+    courier = LocalCourier(boxes["north"], PLANS, SCHEMA, SIZES)
+    courier.start()
+    yield courier
+    courier.stop()
+
+
+def order_of_all(local: LocalCourier, round_: int = 1) -> None:
+    """In step with three peers; wait until the order lies there."""
+    before = read_wanted(local.mailbox.wanted)
+    payload = write_payload(local.mailbox.site.folder)
+    local.exchange(payload, replace(FACTS, round=round_), ("east", "south", "west"), round_)
+    wait_for(lambda: read_wanted(local.mailbox.wanted) != before)
+
+
+def handed_out(local: LocalCourier) -> dict[str, int]:
+    """All deliveries there are, accepted: peer and the peer's round."""
+    found = {}
+    while delivery := local.delivery():
+        local.mailbox.accept(delivery)
+        found[delivery.peer] = delivery.manifest.round
+    return found
+
+
+def test_one_order_names_several_peers(boxes, step_by_step):
+    """Each is a step of its own; what is there is handed out, the rest comes with a later pass."""
+    north = boxes["north"].site
+    offer(boxes["east"], round=2)
+    offer(boxes["south"], round=1)
+    order_of_all(step_by_step, 2)
+
+    steps = sync(north)
+
+    assert steps[0].text.startswith("peer 'east', round 2: collected offer 1")
+    assert "expected an offer of round 2 or later, found round 1" in steps[1].text
+    assert steps[2].text.startswith("peer 'west', round 2, rule nothing new: expected an offer, found none")
+    assert all(step.succeeded for step in steps)
+    assert handed_out(step_by_step) == {"east": 2}
+    for name in ("south", "west"):
+        offer(boxes[name], round=2)
+    assert [step.text.split(": ", 1)[1][:9] for step in sync(north)] == [
+        "was answe",
+        "collected",
+        "collected",
+    ]
+    assert handed_out(step_by_step) == {"south": 2, "west": 2}
+    assert step_by_step.messages() == []
+
+
+def test_a_round_in_step_that_is_ordered_again_has_its_weights_at_once(boxes, step_by_step):
+    """They lie in the inbox, accepted before the kill; each is handed out once for an order."""
+    for name in ("east", "south", "west"):
+        offer(boxes[name], round=2)
+    order_of_all(step_by_step, 2)
+    sync(boxes["north"].site)
+    first = handed_out(step_by_step)
+    step_by_step.stop()
+    again = LocalCourier(boxes["north"], PLANS, SCHEMA, SIZES)
+    again.start()
+
+    order_of_all(again, 2)
+
+    assert handed_out(again) == first == {"east": 2, "south": 2, "west": 2}
+    assert again.delivery() is None
+    order_of_all(again, 3)
+    assert again.delivery() is None
+    again.stop()
+
+
+def test_the_silent_ones_of_several_peers_are_named(boxes, step_by_step):
+    """East has answered; south and west get a sentence each when the next round is ordered."""
+    offer(boxes["east"])
+    order_of_all(step_by_step, 1)
+    sync(boxes["north"].site)
+    handed_out(step_by_step)
+
+    order_of_all(step_by_step, 2)
+
+    said = step_by_step.messages()
+    assert [message.split(":")[0] for message in said] == ["peer 'south', round 1", "peer 'west', round 1"]
+    assert all("nothing has come; training goes on without this peer" in message for message in said)
+
+
+def test_a_silent_peer_does_not_keep_the_agent_from_the_others(boxes, step_by_step):
+    """They are asked at the same time: what west has is handed out while south still says nothing."""
+    silent = Hanging()
+    for name in ("east", "west"):
+        offer(boxes[name])
+    order_of_all(step_by_step)
+    agent = Agent(boxes["north"].site, lambda site, peer: silent if peer == "south" else way_to(site, peer))
+    passing = threading.Thread(target=agent.run)
+    passing.start()
+
+    found = {}
+    wait_for(lambda: found.update(handed_out(step_by_step)) or len(found) == 2)
+
+    assert (set(found), passing.is_alive()) == ({"east", "west"}, True)
+    silent.close()
+    passing.join(20)
+    agent.close()
+
+
+def test_an_agent_that_is_ended_in_a_pass_with_several_peers_ends(boxes, step_by_step):
+    """SIGTERM and Ctrl-C cut what is under way; no thread stays."""
+    ways = {name: Hanging() for name in ("east", "south", "west")}
+    order_of_all(step_by_step)
+    agent = Agent(boxes["north"].site, lambda site, peer: ways[peer])
+    main_thread = threading.main_thread().ident
+    timer = threading.Timer(0.5, lambda: signal.pthread_kill(main_thread, signal.SIGINT))
+    started = time.monotonic()
+    timer.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.run()
+
+    assert time.monotonic() - started < 10
+    assert all(way.closed.is_set() for way in ways.values())
+    agent.close()
+
+
+@pytest.mark.parametrize("peers", ['"south"', "[1]", "null"])
+def test_a_damaged_order_is_a_failed_step(sites, local, peers):
+    """Not a peer called s."""
+    order(local)
+    path = local.mailbox.wanted
+    path.write_text(path.read_text().replace('["south"]', peers))
+
+    (step,) = sync(sites["north"])
+
+    assert not step.succeeded
+    assert "peers is no list of names" in step.text

@@ -219,7 +219,7 @@ class Moving(Collecting):
         """Something new to collect, and an order for it, if the last was accepted."""
         if self.accepted() == self.offered:
             super().prepare()
-            Wanted("south", self.offered, PLANS, SCHEMA, self.sizes).write(self.training.wanted)
+            Wanted(("south",), self.offered, PLANS, SCHEMA, self.sizes).write(self.training.wanted)
 
     def __call__(self) -> None:
         """Start, move what there is to move, end."""

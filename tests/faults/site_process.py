@@ -1,6 +1,6 @@
 """A site in a process of its own: mailbox and courier, told what to do by lines on standard input.
 
-Orders: ``exchange ROUND PEER``, ``offer ROUND``; the end of the input ends the site as a training ends.
+Orders: ``exchange ROUND PEER...``, ``offer ROUND``; the end of the input ends the site as a training ends.
 What happens is told in JSON, one object per line, on standard output.
 """
 
@@ -81,7 +81,7 @@ class RunningSite:
             return
         facts = replace(FACTS, round=int(round_))
         if verb == "exchange":
-            self.courier.exchange(payload, facts, *rest)
+            self.courier.exchange(payload, facts, rest)
             return
         try:
             tell(offered=self.mailbox.offer(payload, facts).sequence)

@@ -46,7 +46,7 @@ def bring(courier: LocalCourier, south: Mailbox) -> Path:
     offer(south)
     site = courier.mailbox.site
     courier.mailbox.wanted.unlink(missing_ok=True)
-    courier.exchange(write_payload(site.folder), FACTS, "south")
+    courier.exchange(write_payload(site.folder), FACTS, ["south"])
     wait_for(courier.mailbox.wanted.exists, "order")
     agent = Agent(site)
     agent.run()

@@ -21,7 +21,7 @@ import time
 from dataclasses import replace
 
 import torch
-from nnunet_gml.trainer import GossipTrainer
+from nnunet_gml.learning import GossipTrainer
 from peer_sync.address import Patience
 from peer_sync.transport import sftp
 
