@@ -5,153 +5,34 @@ matters. The idea is a multi-class gossip mutual learning after Chen and Yuan (a
 arXiv:2503.03883); the formulas are ours.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-MaskKind = Literal["gt", "union", "agree"]
-MASK_KINDS: tuple[MaskKind, ...] = ("gt", "union", "agree")
+from nnunet_gml.divergence import OneVsRest, bernoulli_divergence, label_consistent_contrast, one_vs_rest
+from nnunet_gml.masks import (
+    MaskKind,
+    class_masks,
+    contrast_masks,
+    foreground_places,
+    missing_masks,
+    said,
+)
+from nnunet_gml.precision import full
+from nnunet_gml.voxels import Places, Sums, rows, sum_over
 
-
-class OneVsRest(NamedTuple):
-    """Log-probabilities of every foreground class against all the rest, each ``(N, C)``."""
-
-    log_is: Tensor
-    log_is_not: Tensor
-
-
-def one_vs_rest(logits: Tensor, has_regions: bool) -> OneVsRest:
-    r"""Log-probability of each foreground class, and of its opposite, at every voxel.
-
-    .. math:: \log p_c = z_c - \mathrm{lse}(z), \quad
-              \log(1 - p_c) = \mathrm{lse}_{k \ne c}(z) - \mathrm{lse}(z)
-
-    for softmax, and :math:`\log\sigma(z_c)`, :math:`\log\sigma(-z_c)` for nnU-Net's regions. Both stay
-    finite, and keep their gradient, where a probability rounds to 0 or 1.
-
-    Args:
-        logits: ``(N, K)``, one row per voxel. Softmax: channel 0 is the background, so C = K - 1;
-            regions: every channel is a class, so C = K.
-        has_regions: the channels are nnU-Net regions (sigmoid) rather than labels (softmax).
-
-    Returns:
-        Two tensors ``(N, C)``, in nats.
-
-    Example:
-        >>> one_vs_rest(torch.zeros(1, 4), has_regions=False).log_is_not.exp()
-        tensor([[0.7500, 0.7500, 0.7500]])
-    """
-    if has_regions:
-        return OneVsRest(functional.logsigmoid(logits), functional.logsigmoid(-logits))
-    everything = logits.logsumexp(dim=1, keepdim=True)
-    return OneVsRest(
-        logits[:, 1:] - everything,
-        _logsumexp_of_the_others(logits)[:, 1:] - everything,
-    )
+__all__ = ["ClassWiseDistillation", "MaskKind", "Pull"]
 
 
-def _logsumexp_of_the_others(logits: Tensor) -> Tensor:
-    """For every channel the logsumexp over all other channels; ``(N, K)`` to ``(N, K)``, O(K)."""
-    nothing = logits.new_full((len(logits), 1), -torch.inf)
-    before = torch.cat([nothing, logits[:, :-1].logcumsumexp(dim=1)], dim=1)
-    after = torch.cat([logits[:, 1:].flip(1).logcumsumexp(dim=1).flip(1), nothing], dim=1)
-    first, middle, last = after[:, :1], torch.logaddexp(before[:, 1:-1], after[:, 1:-1]), before[:, -1:]
-    return torch.cat([first, middle, last], dim=1)
+class Pull(NamedTuple):
+    """What one network's output asks of another's in one step."""
 
-
-def bernoulli_divergence(student: OneVsRest, teacher: OneVsRest) -> Tensor:
-    r"""Kullback-Leibler divergence between two yes-or-no questions, per voxel and class.
-
-    .. math:: k_c = q_c (\log q_c - \log p_c) + (1 - q_c) (\log(1 - q_c) - \log(1 - p_c))
-
-    with :math:`q` the teacher (a constant) and :math:`p` the student.
-
-    Returns:
-        ``(N, C)``, in nats, never negative but for rounding.
-    """
-    log_q, log_not_q = teacher.log_is.detach(), teacher.log_is_not.detach()
-    yes = functional.kl_div(student.log_is, log_q, reduction="none", log_target=True)
-    no = functional.kl_div(student.log_is_not, log_not_q, reduction="none", log_target=True)
-    return yes + no
-
-
-class Voxels(NamedTuple):
-    """The voxels in which any foreground class matters; every tensor is one row per voxel."""
-
-    logits: Tensor
-    """``(N, K)``, float32, with gradient."""
-    peer_logits: Tensor
-    """``(N, K)``, float32, constant."""
-    is_labelled: Tensor
-    """``(N, C)``, bool: the reference has class c here."""
-    is_ours: Tensor
-    """``(N, C)``, bool: our network says class c here."""
-    is_peers: Tensor
-    """``(N, C)``, bool: the peer's network says class c here."""
-
-
-def gather_voxels(
-    logits: Tensor, peer_logits: Tensor, target: Tensor, has_regions: bool, ignore_label: int | None
-) -> Voxels:
-    """Collect once the voxels that are in the mask of any class; background agreed by all is left out.
-
-    Args:
-        logits: ours, ``(B, K, *spatial)``.
-        peer_logits: the peer's, same shape; no gradient reaches them.
-        target: nnU-Net's target. Softmax: label numbers ``(B, 1, *spatial)``. Regions: one channel per
-            region ``(B, K, *spatial)``, and with an ignore label one more, last, that marks it.
-        has_regions: regions (sigmoid) rather than labels (softmax).
-        ignore_label: the number that marks voxels nobody has contoured, or None.
-    """
-    peer_logits = peer_logits.detach()
-    classes = logits.shape[1]
-    if has_regions:
-        sides = [target[:, :classes] > 0, logits > 0, peer_logits > 0]
-        foreground = torch.stack([side.any(dim=1) for side in sides]).any(dim=0)
-        ignored = target[:, classes] > 0 if ignore_label is not None else None
-    else:
-        sides = [target[:, 0], logits.argmax(dim=1), peer_logits.argmax(dim=1)]
-        foreground = torch.stack([side > 0 for side in sides]).any(dim=0)
-        ignored = target[:, 0] == ignore_label if ignore_label is not None else None
-    kept = foreground if ignored is None else foreground & ~ignored
-    return Voxels(
-        _rows(logits, kept).float(),
-        _rows(peer_logits, kept).float(),
-        *(_rows(side, kept) if has_regions else _one_hot(side[kept], classes) for side in sides),
-    )
-
-
-def _rows(tensor: Tensor, kept: Tensor) -> Tensor:
-    """The channels of the kept voxels, ``(B, K, *spatial)`` to ``(N, K)``, without copying the rest."""
-    return tensor.movedim(1, -1)[kept]
-
-
-def _one_hot(label: Tensor, channels: int) -> Tensor:
-    """Label numbers ``(N,)`` as foreground classes ``(N, channels - 1)``, bool."""
-    return label[:, None] == torch.arange(1, channels, device=label.device)
-
-
-def class_masks(voxels: Voxels, mask: MaskKind) -> Tensor:
-    """Where each class is compared: ``(N, C)``, bool.
-
-    ``gt``: the reference has the class. ``union``: the reference or either network has it.
-    ``agree``: inside the union, where the peer is right about it, be it yes or no.
-
-    Raises:
-        ValueError: another kind of mask.
-    """
-    if mask == "gt":
-        return voxels.is_labelled
-    union = voxels.is_labelled | voxels.is_ours | voxels.is_peers
-    if mask == "union":
-        return union
-    if mask == "agree":
-        return union & (voxels.is_peers == voxels.is_labelled)
-    raise ValueError(f"mask is {mask!r}, but must be one of {', '.join(MASK_KINDS)}")
+    loss: Tensor
+    """Scalar, float32; 0 where no class is active."""
+    voxels: Tensor
+    """``(C,)``, int64: size of each class's mask; 0 for a class that is not compared at all."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +41,15 @@ class ClassWiseDistillation:
 
     .. math:: L = \frac{1}{|\mathcal{C}|} \sum_{c \in \mathcal{C}} \pi_c T^2
               \frac{\sum_{x \in A_c} k_c(x)}{|A_c| + s}
+              + \frac{\mu}{|\mathcal{C}'|} \sum_{c \in \mathcal{C}'} T^2
+              \frac{\sum_{x \in W_c} r_c(x)}{|W_c| + s}
 
-    over the active classes :math:`\mathcal{C} = \{c : |A_c| \ge n_{min}`, labelled at both sites
-    :math:`\}`. Outputs are divided by the temperature :math:`T` first. Computed in float32 whatever
-    autocast says.
+    over the active classes :math:`\mathcal{C} = \{c : |A_c| \ge n_{min}\}` that both sites contour, or the
+    teacher's site alone. :math:`k_c` is `bernoulli_divergence`. The second sum, off by default, is
+    `label_consistent_contrast` where the teacher is wrong about a class that both sites contour, over
+    :math:`\mathcal{C}' = \{c : |W_c| \ge n_{min}\}`; trust has no say in it, because the reference has.
+    Outputs are divided by the temperature :math:`T` first. Computed in float32 whatever autocast says, and
+    in pieces, see `nnunet_gml.voxels`.
 
     Attributes:
         has_regions: the network's channels are nnU-Net regions (sigmoid), not labels (softmax).
@@ -172,6 +58,7 @@ class ClassWiseDistillation:
         temperature: softens both outputs; 1 leaves them as they are.
         smoothing: :math:`s`, voxels added to every denominator, so that a tiny mask does not shout.
         minimum_voxels: :math:`n_{min}`, a class with a smaller mask is left out of this step.
+        contrast_weight: :math:`\mu`, 0 for no contrast.
     """
 
     has_regions: bool = False
@@ -180,53 +67,107 @@ class ClassWiseDistillation:
     temperature: float = 1.0
     smoothing: float = 64.0
     minimum_voxels: int = 8
+    contrast_weight: float = 0.0
 
     def __call__(
-        self, logits: Tensor, peer_logits: Tensor, target: Tensor, trust: Tensor, labelled: Tensor
-    ) -> Tensor:
-        """The loss of one step; see `gather_voxels` for the shapes of the first three.
+        self,
+        logits: Tensor,
+        peer_logits: Tensor,
+        target: Tensor,
+        trust: Tensor,
+        labelled: Tensor,
+        missing: Tensor | None = None,
+    ) -> Pull:
+        """The loss of one step; see `foreground_places` for the shapes of the first three.
 
         Args:
-            logits: the student's output at full resolution.
+            logits: the student's output.
             peer_logits: the teacher's output for the same batch; no gradient reaches it.
-            target: nnU-Net's target at full resolution.
+            target: nnU-Net's target at the same resolution.
             trust: ``(C,)`` in [0, 1], how far the teacher is believed in each class.
             labelled: ``(C,)``, bool, the classes that both sites contour.
+            missing: ``(C,)``, bool, the classes that only the teacher's site contours. They are compared
+                where `missing_masks` says, whatever ``mask`` is.
 
         Returns:
-            Scalar, float32. 0 when no class is active.
+            The loss, not finite if the teacher is not in a mask, and each class's voxels.
 
         Raises:
-            ValueError: the two outputs differ in shape, or trust does not fit the classes.
+            ValueError: shapes that do not fit one another, or another kind of mask.
         """
-        self._check(logits, peer_logits, trust, labelled)
-        with _no_autocast(logits.device.type):
-            voxels = gather_voxels(logits, peer_logits, target, self.has_regions, self.ignore_label)
-            masks = class_masks(voxels, self.mask)
-            sizes = masks.sum(dim=0)
-            active = (sizes >= self.minimum_voxels) & labelled
-            if not active.any():
-                return torch.zeros((), device=logits.device)
-            student = one_vs_rest(voxels.logits / self.temperature, self.has_regions)
-            teacher = one_vs_rest(voxels.peer_logits / self.temperature, self.has_regions)
-            divergence = torch.where(masks & active, bernoulli_divergence(student, teacher), 0.0)
-            per_class = divergence.sum(dim=0) / (sizes + self.smoothing)
-            return self.temperature**2 * (trust * per_class).sum() / active.sum()
+        self._check(logits, peer_logits, target, trust, labelled, missing)
+        if missing is not None and not missing.any():
+            missing = None
+        with full(logits.device.type), torch.no_grad():
+            peer_logits = peer_logits.detach()
+            places = foreground_places(logits, peer_logits, target, self.has_regions, self.ignore_label)
+        with full(logits.device.type):
+            sums = sum_over(
+                logits,
+                places,
+                lambda z, at: self._sums(z, rows(peer_logits, at).to(z.dtype), target, at, labelled, missing),
+            )
+            loss = self._mean(sums, 0, trust)
+            if self.contrast_weight:
+                loss = loss + self.contrast_weight * self._mean(sums, 1, torch.ones_like(trust))
+        return Pull(loss, sums.counts[0])
 
-    def _check(self, logits: Tensor, peer_logits: Tensor, trust: Tensor, labelled: Tensor) -> None:
+    def _sums(
+        self, z: Tensor, t: Tensor, target: Tensor, places: Places, labelled: Tensor, missing: Tensor | None
+    ) -> Sums:
+        """Divergence and, if it counts, contrast: summed over some voxels, each ``(1 or 2, C)``."""
+        with torch.no_grad():
+            says = said(z, t, target, places, self.has_regions)
+            teacher = self._softened(t)
+            masks = [class_masks(says, self.mask) & labelled]
+            if missing is not None:
+                masks[0] |= missing_masks(says, one_vs_rest(t, self.has_regions).log_is) & missing
+        student = self._softened(z)
+        terms = [bernoulli_divergence(student, _inside(teacher, masks[0]))]
+        if self.contrast_weight:
+            masks.append(contrast_masks(says) & labelled)
+            terms.append(label_consistent_contrast(student, _inside(teacher, masks[1]), says.reference))
+        values = [term.masked_fill(~mask, 0.0).sum(dim=0) for mask, term in zip(masks, terms, strict=True)]
+        return Sums(torch.stack(values), torch.stack([mask.sum(dim=0) for mask in masks]))
+
+    def _softened(self, logits: Tensor) -> OneVsRest:
+        """A network's answers at our temperature."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return one_vs_rest(logits, self.has_regions)
+
+    def _mean(self, sums: Sums, row: int, share: Tensor) -> Tensor:
+        """Mean over the active classes of each one's share times its mean over voxels; 0 if none is."""
+        sizes = sums.counts[row]
+        active = sizes >= max(1, self.minimum_voxels)
+        if not active.any():
+            return torch.zeros((), dtype=sums.values.dtype, device=sizes.device)
+        per_class = sums.values[row] / (sizes + self.smoothing).clamp_min(1)
+        return self.temperature**2 * (share * active * per_class).sum() / active.sum()
+
+    def _check(
+        self,
+        logits: Tensor,
+        peer_logits: Tensor,
+        target: Tensor,
+        trust: Tensor,
+        labelled: Tensor,
+        missing: Tensor | None,
+    ) -> None:
         if logits.shape != peer_logits.shape:
             raise ValueError(
                 f"peer_logits has shape {tuple(peer_logits.shape)}, but logits has {tuple(logits.shape)}: "
                 "were both networks built from the same plans?"
             )
+        if target.shape[2:] != logits.shape[2:]:
+            raise ValueError(f"target has shape {tuple(target.shape)}, but logits {tuple(logits.shape)}")
         classes = (logits.shape[1] - (0 if self.has_regions else 1),)
-        for name, tensor in (("trust", trust), ("labelled", labelled)):
-            if tensor.shape != classes:
+        for name, tensor in (("trust", trust), ("labelled", labelled), ("missing", missing)):
+            if tensor is not None and tensor.shape != classes:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but expected {classes}")
 
 
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Full precision inside a mixed-precision step; a device without autocast needs nothing."""
-    if torch.amp.autocast_mode.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+def _inside(teacher: OneVsRest, mask: Tensor) -> OneVsRest:
+    """The teacher with zeros outside a mask: what is not finite there must not reach a gradient."""
+    outside = ~mask
+    return OneVsRest(*(log.masked_fill(outside, 0.0) for log in teacher))

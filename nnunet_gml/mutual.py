@@ -1,23 +1,35 @@
 """One training step of two networks on the same batch: both learn from the data and from each other."""
 
-from contextlib import nullcontext
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_gml.distillation import ClassWiseDistillation
+from nnunet_gml.distillation import ClassWiseDistillation, Pull
+from nnunet_gml.outputs import Output, constant, full_resolution, scales_of
+from nnunet_gml.precision import mixed
+
+__all__ = [
+    "Learner",
+    "Method",
+    "Output",
+    "Peer",
+    "StepReport",
+    "Supervision",
+    "full_resolution",
+    "train_with_peer",
+]
 
 GRADIENT_NORM = 12.0
 """nnU-Net clips gradients to this norm; each network on its own."""
 
-Output = Tensor | list[Tensor]
-"""A network's logits, or with deep supervision one tensor per scale, full resolution first."""
-
 
 class Supervision(Protocol):
-    """nnU-Net's own loss, untouched."""
+    """nnU-Net's own loss, untouched, or with the marginal background of partial labels."""
 
     def __call__(self, output: Output, target: Output) -> Tensor:
         """Loss of one network's output against the reference, all classes, all scales."""
@@ -34,6 +46,22 @@ class Learner:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None = None
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss times this network's gradient scale, if it has one."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def step(self, loss: Tensor) -> None:
+        """Backward, clip and step, in nnU-Net's order."""
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
 
 @dataclass
 class Peer:
@@ -44,30 +72,51 @@ class Peer:
         trust: ``(C,)``, how far we believe the peer in each class.
         trust_in_us: ``(C,)``, the same with the roles exchanged, for the peer's own learning.
         labelled: ``(C,)``, bool, classes that both sites contour.
+        missing: ``(C,)``, bool, classes that only the peer's site contours; we learn them from it alone.
         weight: how much distillation counts beside supervision in this round (λ).
         learns: the peer's network learns too (mutual), or only teaches (frozen).
+        damping: factor on the weight, at most 1; set when a step measures that the peer pulls too hard.
     """
 
     learner: Learner
     trust: Tensor
     trust_in_us: Tensor
     labelled: Tensor
+    missing: Tensor
     weight: float
     learns: bool
+    damping: float = 1.0
 
 
-def full_resolution(output: Output) -> Tensor:
-    """The first of the deep supervision outputs, or the only output."""
-    return output[0] if isinstance(output, (list, tuple)) else output
+@dataclass(frozen=True)
+class Method:
+    """How a step is taken.
+
+    Attributes:
+        supervise: nnU-Net's loss.
+        distil: the distillation loss.
+        head_weights: weights of the distillation at each of deep supervision's outputs, full resolution
+            first; outputs behind the last weight are left out.
+        in_two_passes: one network at a time, in about half the memory, for one more forward of the peer.
+    """
+
+    supervise: Supervision
+    distil: ClassWiseDistillation
+    head_weights: tuple[float, ...] = (1.0,)
+    in_two_passes: bool = False
 
 
-class StepLosses(NamedTuple):
-    """What one step cost, detached scalars."""
+class StepReport(NamedTuple):
+    """What one step cost; detached, on the networks' device."""
 
     supervised: Tensor
-    """nnU-Net's loss of our network; comparable with stock nnU-Net's."""
+    """Scalar, nnU-Net's loss of our network; comparable with stock nnU-Net's."""
     distillation: Tensor
-    """The pull of the peer on us before the weight; 0 where the peer was left out."""
+    """Scalar, the pull of the peer on us before the weight; 0 where the peer was left out."""
+    voxels: Tensor
+    """``(C,)``, int64, size of each class's mask at full resolution; 0 where the peer was left out."""
+    ratio: Tensor
+    """Scalar, how hard the peer pulls relative to supervision, before damping; nan unless measured."""
 
 
 def train_with_peer(
@@ -75,64 +124,127 @@ def train_with_peer(
     target: Output,
     ours: Learner,
     peer: Peer,
-    supervise: Supervision,
-    distil: ClassWiseDistillation,
-) -> StepLosses:
+    method: Method,
+    measure: bool = False,
+    agree: Callable[[bool], bool] = bool,
+) -> StepReport:
     """Take one optimiser step with our network, and with the peer's if it learns.
 
-    The losses are nnU-Net's own plus the distillation from the other network's output, held constant.
-    The two graphs are disjoint, so one backward serves both. A peer whose losses are not finite is left
-    out of this step; ours goes on alone, exactly as stock nnU-Net would.
+    The losses are nnU-Net's own plus the distillation from the other network's output, held constant. A
+    peer whose losses are not finite is left out of this step; ours goes on alone, exactly as stock nnU-Net
+    would. In two passes the numbers are the same, if running a network twice changes nothing in it (no
+    dropout, no batch normalisation).
 
     Args:
         data: images ``(B, C_in, *patch)`` on the networks' device.
         target: nnU-Net's target, on the same device.
         ours: our network and its optimiser.
         peer: the peer's, with the trust per class.
-        supervise: nnU-Net's loss.
-        distil: the distillation loss.
+        method: losses, and how the step is taken.
+        measure: measure the ratio of the pull to supervision, and from this step on divide the peer's
+            weight by it where it is above 1.
+        agree: from "the peer is finite here" to "it is finite in all processes of a distributed training";
+            called once a step. By default there is one process.
     """
     for learner in (ours, peer.learner):
         learner.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cuda") if data.device.type == "cuda" else nullcontext():
-        output = ours.network(data)
-        supervised = supervise(output, target)
-        with nullcontext() if peer.learns else torch.no_grad():
-            peer_output = peer.learner.network(data)
-        peer_loss = supervise(peer_output, target) if peer.learns else torch.zeros_like(supervised)
-        pull, peer_pull = _pulls(output, peer_output, target, peer, distil)
-        peer_loss = peer_loss + peer.weight * peer_pull
-    if not torch.isfinite(pull + peer_loss):
-        _step([(supervised, ours)])
-        return StepLosses(supervised.detach(), torch.zeros_like(pull))
-    steps = [(supervised + peer.weight * pull, ours)]
-    _step([*steps, (peer_loss, peer.learner)] if peer.learns else steps)
-    return StepLosses(supervised.detach(), pull.detach())
+    return _Step(data, target, ours, peer, method).take(measure, agree)
 
 
-def _pulls(
-    output: Output, peer_output: Output, target: Output, peer: Peer, distil: ClassWiseDistillation
-) -> tuple[Tensor, Tensor]:
-    """Distillation of the peer into us, and of us into the peer (0 if it only teaches)."""
-    logits, peer_logits, reference = (full_resolution(o) for o in (output, peer_output, target))
-    nothing = torch.zeros((), device=logits.device)
-    if peer.weight == 0:
-        return nothing, nothing
-    pull = distil(logits, peer_logits, reference, peer.trust, peer.labelled)
-    if not peer.learns:
-        return pull, nothing
-    return pull, distil(peer_logits, logits, reference, peer.trust_in_us, peer.labelled)
+@dataclass(frozen=True)
+class _Step:
+    data: Tensor
+    target: Output
+    ours: Learner
+    peer: Peer
+    method: Method
 
+    def take(self, measure: bool, agree: Callable[[bool], bool]) -> StepReport:
+        """Our step, then the peer's; what is left of ours in a second pass is its output."""
+        report, output, peer_loss = self._our_step(measure, agree)
+        if peer_loss is None:
+            return report
+        if self.method.in_two_passes:
+            with mixed(self.data.device.type):
+                peer_loss = self._loss_of_peer(self.peer.learner.network(self.data), output)
+        self.peer.learner.step(peer_loss)
+        return report
 
-def _step(steps: list[tuple[Tensor, Learner]]) -> None:
-    """One backward over disjoint graphs; then clip, step and rescale each network on its own."""
-    torch.autograd.backward([loss if who.scaler is None else who.scaler.scale(loss) for loss, who in steps])
-    for _, who in steps:
-        if who.scaler is None:
-            nn.utils.clip_grad_norm_(who.network.parameters(), GRADIENT_NORM)
-            who.optimizer.step()
-        else:
-            who.scaler.unscale_(who.optimizer)
-            nn.utils.clip_grad_norm_(who.network.parameters(), GRADIENT_NORM)
-            who.scaler.step(who.optimizer)
-            who.scaler.update()
+    def _our_step(
+        self, measure: bool, agree: Callable[[bool], bool]
+    ) -> tuple[StepReport, Output, Tensor | None]:
+        """What it cost; our output, constant; the peer's loss, if the peer is to step with it.
+
+        With a graph in one pass; in the first of two passes the loss is there to be checked only.
+        """
+        learns, keeps_graph = self.peer.learns, self.peer.learns and not self.method.in_two_passes
+        with mixed(self.data.device.type):
+            with torch.set_grad_enabled(keeps_graph):
+                peer_output = self.peer.learner.network(self.data)
+            output = self.ours.network(self.data)
+            supervised = self.method.supervise(output, self.target)
+        ratio = self._damp(output, peer_output) if measure else supervised.new_full((), torch.nan)
+        with mixed(self.data.device.type):
+            pull = self._pull_on_us(output, peer_output)
+            with torch.set_grad_enabled(keeps_graph):
+                peer_loss = self._loss_of_peer(peer_output, output) if learns else pull.loss.detach()
+        if not agree(bool(torch.isfinite(pull.loss + peer_loss))):
+            self.ours.step(supervised)
+            none = Pull(torch.zeros_like(pull.loss), torch.zeros_like(pull.voxels))
+            return StepReport(supervised.detach(), *none, ratio), constant(output), None
+        self.ours.step(supervised + self._weight * pull.loss)
+        report = StepReport(supervised.detach(), pull.loss.detach(), pull.voxels, ratio)
+        return report, constant(output), peer_loss if learns else None
+
+    @property
+    def _weight(self) -> float:
+        return self.peer.weight * self.peer.damping
+
+    def _pull_on_us(self, output: Output, peer_output: Output) -> Pull:
+        return self._pull(output, peer_output, self.peer.trust, self.peer.labelled, self.peer.missing)
+
+    def _loss_of_peer(self, peer_output: Output, output: Output) -> Tensor:
+        """Supervision and our pull on the peer; we teach it nothing that only its own site contours."""
+        pull = self._pull(peer_output, output, self.peer.trust_in_us, self.peer.labelled, None)
+        return self.method.supervise(peer_output, self.target) + self._weight * pull.loss
+
+    def _pull(
+        self, output: Output, teacher: Output, trust: Tensor, labelled: Tensor, missing: Tensor | None
+    ) -> Pull:
+        """The distillation at every weighted scale; the voxels are those of the finest."""
+        if self.peer.weight == 0:
+            return Pull(torch.zeros((), device=trust.device), torch.zeros_like(trust, dtype=torch.int64))
+        scales = zip(scales_of(output), scales_of(teacher), scales_of(self.target), strict=True)
+        pulls = [
+            (weight, self.method.distil(*scale, trust, labelled, missing))
+            for weight, scale in zip(self.method.head_weights, scales, strict=False)
+            if weight
+        ]
+        loss = torch.stack([weight * pull.loss for weight, pull in pulls]).sum()
+        return Pull(loss, pulls[0][1].voxels)
+
+    def _damp(self, output: Output, peer_output: Output) -> Tensor:
+        r"""Measure the ratio, and set the damping by it where it is finite and above 0.
+
+        .. math:: \rho = \|\partial \lambda L_{dist} / \partial z\|_1 / \|\partial L_{sup} / \partial z\|_1
+
+        at the full resolution's logits :math:`z`.
+        """
+        leaves = constant(output)
+        for leaf in scales_of(leaves):
+            leaf.requires_grad_()
+        with mixed(self.data.device.type):
+            losses = (self.method.supervise(leaves, self.target), self._pull_on_us(leaves, peer_output).loss)
+        supervision, pull = (self._slope(loss, full_resolution(leaves)) for loss in losses)
+        ratio = self.peer.weight * pull / supervision
+        if torch.isfinite(ratio) and ratio > 0:
+            self.peer.damping = 1 / max(1.0, float(ratio))
+        return ratio
+
+    def _slope(self, loss: Tensor, logits: Tensor) -> Tensor:
+        """Sum of the absolute gradient, in units of our gradient scale; 0 where there is no graph."""
+        if not loss.requires_grad:
+            return torch.zeros_like(loss)
+        (gradient,) = torch.autograd.grad(self.ours.scaled(loss), logits)
+        norm: Tensor = torch.linalg.vector_norm(gradient, 1, dtype=torch.float32)
+        return norm

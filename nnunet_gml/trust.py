@@ -73,3 +73,51 @@ def trust_per_class(
     declared = torch.where(declared_dice < LEAST_DICE, 0.0, declared_dice.clamp(max=MOST_WITHOUT_EVIDENCE))
     trust = torch.where(student.is_present, measured, declared.to(measured.dtype).nan_to_num(0.0))
     return torch.where(labelled, trust, 0.0).float()
+
+
+class TrustMemory:
+    """Trust in each peer, smoothed over the meetings with it, so that one lucky patch does not decide.
+
+    The exponential mean of all meetings. A class that is not trusted today is not trusted, whatever was.
+    """
+
+    def __init__(self, smoothing: float = 0.5) -> None:
+        """Take the share of the past in [0, 1): 0 forgets at once.
+
+        Raises:
+            ValueError: another number.
+        """
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing is {smoothing}, but must be at least 0 and below 1")
+        self.smoothing = smoothing
+        self._trust: dict[str, Tensor] = {}
+
+    def smoothed(self, peer: str, trust: Tensor) -> Tensor:
+        """Trust in a peer after one more meeting, which is remembered.
+
+        Args:
+            peer: name of the peer's site.
+            trust: ``(C,)`` in [0, 1], from this meeting alone.
+
+        Returns:
+            ``(C,)``; at the first meeting ``trust`` as it is.
+
+        Example:
+            >>> memory = TrustMemory(smoothing=0.5)
+            >>> memory.smoothed("north", torch.tensor([1.0, 1.0]))
+            tensor([1., 1.])
+            >>> memory.smoothed("north", torch.tensor([0.5, 0.0]))
+            tensor([0.7500, 0.0000])
+        """
+        new = trust.detach().cpu()
+        mean = new.lerp(self._trust.get(peer, new), self.smoothing)
+        self._trust[peer] = torch.where(new > 0, mean, 0.0)
+        return self._trust[peer].clone().to(trust.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Trust by peer, for a checkpoint."""
+        return {peer: trust.clone() for peer, trust in self._trust.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._trust = {peer: trust.clone() for peer, trust in state.items()}

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from dense_reference import dense_loss, finite_differences, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_gml.distillation import ClassWiseDistillation, bernoulli_divergence, one_vs_rest
+from nnunet_gml.distillation import ClassWiseDistillation
 
 ALL = ClassWiseDistillation(smoothing=0, minimum_voxels=1)
 
@@ -21,74 +22,41 @@ def one_voxel(*probabilities: float) -> torch.Tensor:
     return torch.tensor(probabilities).log().view(1, -1, 1, 1, 1)
 
 
-def reference(loss: ClassWiseDistillation, logits, peer, target, trust, labelled) -> float:
-    """METHOD's formula voxel by voxel, with probabilities in float64 and plain loops."""
-    channels = logits.shape[1]
-    first = 0 if loss.has_regions else 1
-    terms, active = 0.0, 0
-    flat = [t.double().movedim(1, -1).reshape(-1, t.shape[1]) for t in (logits, peer, target)]
-    for number, channel in enumerate(range(first, channels)):
-        total, size = 0.0, 0
-        for z, t, y in zip(*flat, strict=True):
-            if loss.ignore_label is not None and (
-                y[-1] > 0 if loss.has_regions else y[0] == loss.ignore_label
-            ):
-                continue
-            if loss.has_regions:
-                is_y, is_z, is_t = bool(y[channel] > 0), bool(z[channel] > 0), bool(t[channel] > 0)
-                p = torch.sigmoid(z[channel] / loss.temperature)
-                q = torch.sigmoid(t[channel] / loss.temperature)
-            else:
-                is_y, is_z, is_t = (
-                    int(y[0]) == channel,
-                    int(z.argmax()) == channel,
-                    int(t.argmax()) == channel,
-                )
-                p = (z / loss.temperature).softmax(0)[channel]
-                q = (t / loss.temperature).softmax(0)[channel]
-            inside = {"gt": is_y, "union": is_y or is_z or is_t}
-            inside["agree"] = inside["union"] and is_t == is_y
-            if inside[loss.mask]:
-                size += 1
-                total += float(q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log())
-        if size >= loss.minimum_voxels and labelled[number]:
-            active += 1
-            terms += float(trust[number]) * loss.temperature**2 * total / (size + loss.smoothing)
-    return terms / active if active else 0.0
-
-
-def random_case(seed: int, has_regions: bool, ignore: bool, channels: int = 4):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (2, channels, 3, 4, 3)
-    logits, peer = (4 * torch.randn(shape, generator=generator) for _ in range(2))
-    if has_regions:
-        target = (torch.rand((2, channels + ignore, 3, 4, 3), generator=generator) > 0.6).float()
-    else:
-        target = torch.randint(0, channels + ignore, (2, 1, 3, 4, 3), generator=generator)
-    return logits, peer, target
+LABEL_1 = torch.ones(1, 1, 1, 1, 1)
 
 
 def test_two_known_softmax_outputs():
     """By hand: class 1 is labelled, q = 3/4, p = 1/2, so k = 3/4 ln 3/2 + 1/4 ln 1/2 = 0.1308 nats."""
-    loss = ALL(one_voxel(0.5, 0.5), one_voxel(0.25, 0.75), torch.ones(1, 1, 1, 1, 1), **everyone(1))
+    pull = ALL(one_voxel(0.5, 0.5), one_voxel(0.25, 0.75), LABEL_1, **everyone(1))
 
-    assert float(loss) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
+    assert float(pull.loss) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
+    assert pull.voxels.tolist() == [1]
+
+
+def test_two_known_regions():
+    """By hand: logits ln 3 and 0 are q = 3/4 and p = 1/2, so k = 0.1308 nats as for softmax."""
+    ours, peer = torch.zeros(1, 1, 1, 1, 1), torch.full((1, 1, 1, 1, 1), math.log(3))
+    loss = ClassWiseDistillation(has_regions=True, smoothing=0, minimum_voxels=1)
+
+    assert float(loss(ours, peer, LABEL_1, **everyone(1)).loss) == pytest.approx(0.130812, abs=1e-6)
+
+
+def test_temperature_softens_both_and_is_made_up_for():
+    """By hand: T = 2 turns odds of 9 into 3, so q = 3/4 again; times T² = 4 it is 0.5232 nats."""
+    loss = ClassWiseDistillation(temperature=2.0, smoothing=0, minimum_voxels=1)
+
+    pull = loss(one_voxel(0.5, 0.5), one_voxel(0.1, 0.9), LABEL_1, **everyone(1))
+
+    assert float(pull.loss) == pytest.approx(4 * 0.130812, abs=1e-5)
 
 
 def test_smoothing_divides_by_more_than_the_mask():
     """By hand: one voxel with k = 0.1308 nats and s = 3 gives 0.1308 / 4."""
     loss = ClassWiseDistillation(smoothing=3, minimum_voxels=1)
 
-    value = loss(one_voxel(0.5, 0.5), one_voxel(0.25, 0.75), torch.ones(1, 1, 1, 1, 1), **everyone(1))
+    pull = loss(one_voxel(0.5, 0.5), one_voxel(0.25, 0.75), LABEL_1, **everyone(1))
 
-    assert float(value) == pytest.approx(0.130812 / 4, abs=1e-6)
-
-
-def test_agree_leaves_out_voxels_where_the_peer_is_wrong():
-    """The reference says class 1, the peer says background: nothing to learn from it here."""
-    loss = ALL(one_voxel(0.4, 0.6), one_voxel(0.9, 0.1), torch.ones(1, 1, 1, 1, 1), **everyone(1))
-
-    assert float(loss) == 0.0
+    assert float(pull.loss) == pytest.approx(0.130812 / 4, abs=1e-6)
 
 
 def test_divides_by_the_active_classes_not_by_their_trust():
@@ -97,42 +65,82 @@ def test_divides_by_the_active_classes_not_by_their_trust():
     peer = torch.cat([one_voxel(0.25, 0.75, 1e-9), one_voxel(0.25, 1e-9, 0.75)], dim=-1)
     target = torch.tensor([1.0, 2.0]).view(1, 1, 1, 1, 2)
 
-    value = ALL(ours, peer, target, torch.tensor([1.0, 0.0]), torch.ones(2, dtype=torch.bool))
+    pull = ALL(ours, peer, target, torch.tensor([1.0, 0.0]), torch.ones(2, dtype=torch.bool))
 
-    assert float(value) == pytest.approx(0.130812 / 2, abs=1e-5)
+    assert float(pull.loss) == pytest.approx(0.130812 / 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("mask", ["gt", "union", "agree"])
 @pytest.mark.parametrize("has_regions", [False, True])
 @pytest.mark.parametrize("ignore", [False, True])
-@pytest.mark.parametrize("channels", [2, 4])
-def test_equals_plain_reference(mask, has_regions, ignore, channels):
-    """Gathered, in log space and float32, it is METHOD's formula."""
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_equals_plain_reference(mask, has_regions, ignore, temperature):
+    """Gathered, in log space and float32, with contrast and a missing class, it is METHOD's formula."""
     loss = ClassWiseDistillation(
         has_regions=has_regions,
-        ignore_label=channels if ignore else None,
+        ignore_label=5 if ignore else None,
         mask=mask,
-        temperature=1.7,
+        temperature=temperature,
         smoothing=5.0,
-        minimum_voxels=3,
+        minimum_voxels=2,
+        contrast_weight=0.7,
     )
-    classes = channels if has_regions else channels - 1
-    case = random_case(7, has_regions, ignore, channels)
-    trust, labelled = torch.linspace(0.2, 1, classes), torch.arange(classes) != 1
+    case, classes = random_case(7, has_regions, ignore, channels=5), 5 if has_regions else 4
+    trust, number = torch.linspace(0.2, 1, classes), torch.arange(classes)
+    labelled, missing = number < 2, number == 3
 
-    value = loss(*case, trust, labelled)
+    pull = loss(*case, trust, labelled, missing)
 
-    assert float(value) == pytest.approx(reference(loss, *case, trust, labelled), rel=1e-4)
+    value, voxels = dense_loss(loss, *case, trust, labelled, missing)
+    assert pull.voxels.tolist() == voxels and pull.voxels[3] >= 2 and pull.voxels[2] == 0
+    assert float(pull.loss) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_gradient_is_the_finite_difference(has_regions):
-    """Autograd in float64 agrees with finite differences, away from the masks' edges."""
-    student, teacher = (torch.randn(3, 4, dtype=torch.float64, requires_grad=r) for r in (True, False))
+@pytest.mark.parametrize("contrast_weight", [0.0, 0.5])
+def test_one_class_equals_plain_reference(has_regions, contrast_weight):
+    """Softmax of two channels, and one region: the smallest networks there are."""
+    loss = ClassWiseDistillation(
+        has_regions, mask="union", smoothing=5.0, contrast_weight=contrast_weight, temperature=1.7
+    )
+    case = random_case(3, has_regions, False, channels=1 if has_regions else 2)
+
+    pull = loss(*case, **everyone(1))
+
+    assert float(pull.loss) == pytest.approx(dense_loss(loss, *case, **everyone(1))[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["gt", "union", "agree"])
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_gradient_is_the_references_finite_difference(mask, has_regions):
+    """Away from the masks' edges; both temperatures, contrast and a missing class included."""
+    temperature = 2.0 if mask == "gt" else 1.0
+    loss = ClassWiseDistillation(
+        has_regions,
+        mask=mask,
+        temperature=temperature,
+        smoothing=5.0,
+        minimum_voxels=1,
+        contrast_weight=0.7,
+    )
+    logits, peer, target = random_case(11, has_regions, False, spatial=(2, 2, 3))
+    classes = 4 if has_regions else 3
+    rest = (torch.linspace(0.2, 1, classes), torch.arange(classes) < 2, torch.arange(classes) == 2)
+    logits.requires_grad_()
+
+    loss(logits, peer, target, *rest).loss.backward()
+
+    slopes = finite_differences(lambda z: dense_loss(loss, z, peer, target, *rest)[0], logits.detach())
+    assert torch.allclose(logits.grad.double(), slopes, rtol=1e-4, atol=1e-7)
+
+
+def test_gradient_in_float64_is_autograds_own_finite_difference():
+    """The pieces' own backward, checked by torch; for one more scaling of the result."""
+    logits, peer, target = (t.double() for t in random_case(5, False, False, spatial=(2, 2, 2)))
+    loss = ClassWiseDistillation(mask="union", minimum_voxels=1, contrast_weight=0.5)
 
     assert torch.autograd.gradcheck(
-        lambda z: bernoulli_divergence(one_vs_rest(z, has_regions), one_vs_rest(teacher, has_regions)),
-        student,
+        lambda z: 3 * loss(z, peer, target, **everyone(3)).loss, logits.requires_grad_()
     )
 
 
@@ -142,7 +150,7 @@ def test_no_gradient_reaches_the_teacher():
     logits.requires_grad_()
     peer.requires_grad_()
 
-    ALL(logits, peer, target, **everyone(3)).backward()
+    ALL(logits, peer, target, **everyone(3)).loss.backward()
 
     assert logits.grad is not None and logits.grad.abs().sum() > 0
     assert peer.grad is None
@@ -152,57 +160,96 @@ def test_gradient_is_finite_and_alive_where_the_student_is_most_wrong():
     """p = 1e-87 for the labelled class: clamping would give no gradient, probabilities would give nan."""
     logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1, 1).requires_grad_()
 
-    ALL(logits, one_voxel(0.1, 0.9), torch.ones(1, 1, 1, 1, 1), **everyone(1)).backward()
+    ALL(logits, one_voxel(0.1, 0.9), LABEL_1, **everyone(1)).loss.backward()
 
     assert torch.isfinite(logits.grad).all()
     assert float(logits.grad[0, 1]) == pytest.approx(-0.9, abs=1e-3)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_nothing_to_compare_is_zero(has_regions):
-    """All background, agreed by everybody: a plain 0 that can be added to a loss."""
+@pytest.mark.parametrize("contrast_weight", [0.0, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 64.0])
+def test_nothing_to_compare_is_zero(has_regions, contrast_weight, smoothing):
+    """All background, agreed by everybody: a plain 0 that can be added to a loss, and no voxels."""
+    classes = 3 if has_regions else 2
     logits = torch.full((1, 3, 2, 2, 2), -5.0)
     logits[:, 0] = -5.0 if has_regions else 5.0
     target = torch.zeros(1, 3 if has_regions else 1, 2, 2, 2)
-    loss = ClassWiseDistillation(has_regions=has_regions)
+    loss = ClassWiseDistillation(has_regions, contrast_weight=contrast_weight, smoothing=smoothing)
 
-    value = loss(logits, logits, target, **everyone(3 if has_regions else 2))
+    pull = loss(logits.requires_grad_(), logits, target, **everyone(classes))
 
-    assert value.shape == () and float(value) == 0.0
+    assert pull.loss.shape == () and float(pull.loss) == 0.0 and pull.loss.dtype == torch.float32
+    assert pull.voxels.tolist() == [0] * classes and pull.voxels.dtype == torch.int64
+
+
+def test_a_class_that_only_one_site_contours_is_not_compared():
+    """Neither labelled at both sites nor missing: no pull, no voxels."""
+    nobody = torch.zeros(3, dtype=torch.bool)
+
+    pull = ClassWiseDistillation(contrast_weight=0.5)(*random_case(1, False, False), torch.ones(3), nobody)
+
+    assert float(pull.loss) == 0.0 and pull.voxels.tolist() == [0, 0, 0]
 
 
 def test_small_masks_are_left_out():
-    """A class with fewer than n_min = 8 voxels says nothing in this step."""
+    """A class with fewer than n_min = 8 voxels says nothing in this step; its one voxel is counted."""
     target = torch.zeros(1, 1, 2, 2, 2)
     target[0, 0, 0, 0, 0] = 1
     logits, peer = torch.zeros(2, 1, 2, 2, 2, 2)
     logits[:, 0], peer[:, 0] = 1.0, 2.0
 
-    assert float(ClassWiseDistillation(mask="gt")(logits, peer, target, **everyone(1))) == 0.0
-    assert float(ALL.__class__(mask="gt", minimum_voxels=1)(logits, peer, target, **everyone(1))) > 0.0
+    few = ClassWiseDistillation(mask="gt")(logits, peer, target, **everyone(1))
+    enough = ClassWiseDistillation(mask="gt", minimum_voxels=1)(logits, peer, target, **everyone(1))
+
+    assert float(few.loss) == 0.0 < float(enough.loss)
+    assert few.voxels.tolist() == [1]
 
 
-def test_ignored_voxels_are_in_no_mask():
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_ignored_voxels_are_in_no_mask(has_regions):
     """Changing the logits under the ignore label changes nothing."""
-    loss = ClassWiseDistillation(ignore_label=4, smoothing=0, minimum_voxels=1, mask="union")
-    logits, peer, target = random_case(3, has_regions=False, ignore=True)
-    before = loss(logits, peer, target, **everyone(3))
+    loss = ClassWiseDistillation(
+        has_regions, ignore_label=4, smoothing=0, minimum_voxels=1, mask="union", contrast_weight=0.5
+    )
+    logits, peer, target = random_case(3, has_regions, ignore=True)
+    ignored = target[:, -1:] > 0 if has_regions else target == 4
+    classes = everyone(4 if has_regions else 3)
+    before = loss(logits, peer, target, **classes)
 
-    logits = torch.where(target == 4, -logits, logits)
+    after = loss(torch.where(ignored, -logits, logits), torch.where(ignored, -peer, peer), target, **classes)
 
-    assert torch.equal(loss(logits, peer, target, **everyone(3)), before)
+    assert ignored.any() and torch.equal(after.loss, before.loss)
 
 
-def test_mixed_precision_computes_in_float32():
-    """Inside autocast, with half-precision logits, the value is that of the same logits in float32."""
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_mixed_precision_computes_in_float32(half):
+    """Inside autocast, with half-precision logits, value and gradient are those of the same in float32."""
     logits, peer, target = random_case(5, has_regions=False, ignore=False)
-    half = logits.bfloat16(), peer.bfloat16()
+    low, high = logits.to(half).requires_grad_(), logits.to(half).float().requires_grad_()
+    loss = ClassWiseDistillation(contrast_weight=0.5)
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = ALL(*half, target, **everyone(3))
+    with torch.autocast("cpu", dtype=half):
+        value = loss(low, peer.to(half), target, **everyone(3)).loss
+    value.backward()
+    expected = loss(high, peer.to(half).float(), target, **everyone(3)).loss
+    expected.backward()
 
-    assert value.dtype == torch.float32
-    assert torch.equal(value, ALL(*(t.float() for t in half), target, **everyone(3)))
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    assert low.grad.dtype == half and torch.equal(low.grad, high.grad.to(half))
+
+
+def test_a_loss_scale_reaches_half_precision_before_rounding():
+    """A gradient of 1e-9 is 0 in float16, and 65536 times that is not: the scale counts in float32."""
+    logits, peer, target = random_case(5, has_regions=False, ignore=False)
+    low = logits.half().requires_grad_()
+
+    (65536 * 1e-6 * ALL(low, peer.half(), target, **everyone(3)).loss).backward()
+
+    high = logits.half().float().requires_grad_()
+    ALL(high, peer.half(), target, **everyone(3)).loss.backward()
+    assert (1e-6 * high.grad).half().count_nonzero() < low.grad.count_nonzero()
+    assert torch.allclose(low.grad.float(), 65536 * 1e-6 * high.grad, rtol=1e-2, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -213,14 +260,53 @@ def test_never_negative_and_zero_for_equals(seed, has_regions):
     loss = ClassWiseDistillation(has_regions=has_regions, mask="union")
     classes = everyone(4 if has_regions else 3)
 
-    assert float(loss(logits, peer, target, **classes)) >= -1e-6
-    assert float(loss(logits, logits.clone(), target, **classes)) == pytest.approx(0, abs=1e-6)
+    assert float(loss(logits, peer, target, **classes).loss) >= -1e-6
+    assert float(loss(logits, logits.clone(), target, **classes).loss) == pytest.approx(0, abs=1e-6)
 
 
-def test_shapes_that_do_not_fit_are_named():
-    """Two networks of different plans: the message says both shapes."""
-    with pytest.raises(ValueError, match=r"\(1, 2, 1, 1, 1\), but logits has \(1, 3, 1, 1, 1\)"):
-        ALL(one_voxel(0.3, 0.3, 0.4), one_voxel(0.5, 0.5), torch.ones(1, 1, 1, 1, 1), **everyone(2))
+def test_a_peer_that_is_nan_where_nobody_looks_changes_nothing():
+    """Outside all masks the peer's value must not reach the gradient as 0 times nan."""
+    logits, peer, target = random_case(2, has_regions=True, ignore=False, channels=2)
+    target[:, 1], logits[:, 1] = 0, -logits[:, 1].abs()
+    peer[:, 1] = torch.nan
+    logits.requires_grad_()
+
+    pull = ClassWiseDistillation(has_regions=True, smoothing=0)(logits, peer, target, **everyone(2))
+    pull.loss.backward()
+
+    assert float(pull.loss.detach()) > 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_peer_that_is_nan_in_a_mask_is_told():
+    """The loss is nan then, so that the step can leave the peer out; also for a class that is too small."""
+    logits, peer, target = random_case(2, has_regions=True, ignore=False, channels=2)
+    target[:], target[0, 0, 0], target[0, 1, 0, 0, 0] = 0, 1, 1
+    peer[0, 1, 0, 0, 0] = torch.nan
+    loss = ClassWiseDistillation(has_regions=True, mask="gt", smoothing=0)
+
+    pull = loss(logits, peer, target, **everyone(2))
+
+    assert pull.voxels.tolist() == [12, 1] and torch.isnan(pull.loss)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"peer_logits": torch.zeros(2, 2, 3, 4, 3)}, r"\(2, 2, 3, 4, 3\), but logits has \(2, 4, 3, 4, 3\)"),
+        ({"target": torch.zeros(2, 1, 1, 4, 3)}, r"target has shape \(2, 1, 1, 4, 3\), but logits"),
+        ({"trust": torch.ones(4)}, r"trust has shape \(4,\), but expected \(3,\)"),
+        ({"labelled": torch.ones(1)}, r"labelled has shape \(1,\), but expected \(3,\)"),
+        ({"missing": torch.ones(1)}, r"missing has shape \(1,\), but expected \(3,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(changed, message):
+    """Two networks of different plans, say: the message says both shapes."""
+    logits, peer, target = random_case(0, False, False)
+    arguments = {"logits": logits, "peer_logits": peer, "target": target, **everyone(3), **changed}
+
+    with pytest.raises(ValueError, match=message):
+        ALL(**arguments)
 
 
 def test_unknown_mask_is_named():

@@ -1,75 +1,46 @@
 """The step of two networks: what moves, what stays, what is left out."""
 
+from __future__ import annotations
+
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from mutual_kit import (
+    DISTIL,
+    LABELLED,
+    METHOD,
+    TRUST,
+    TRUST_IN_US,
+    batches,
+    learner,
+    peer,
+    same,
+    scales,
+    supervise,
+    train_alone,
+    two_scales,
+)
 from torch import nn
 
-from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.mutual import Learner, Peer, train_with_peer
+from nnunet_gml.mutual import Learner, train_with_peer
 
-DISTIL = ClassWiseDistillation(smoothing=1, minimum_voxels=1)
-LABELLED = torch.ones(2, dtype=torch.bool)
+TWO_PASSES = replace(METHOD, in_two_passes=True)
 
 
-def learner(seed: int, scaled: bool = False) -> Learner:
-    torch.manual_seed(seed)
-    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(4, 3, 1))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.99, nesterov=True)
-    return Learner(network, optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None)
-
-
-TRUST, TRUST_IN_US = torch.tensor([1.0, 0.3]), torch.tensor([0.2, 0.9])
-
-
-def peer(seed: int = 1, scaled: bool = False, weight: float = 0.5, learns: bool = True) -> Peer:
-    return Peer(learner(seed, scaled), TRUST, TRUST_IN_US, LABELLED, weight, learns)
-
-
-def supervise(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(output, target[:, 0].long())
-
-
-def batches(count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(2)
-    shape = (2, 1, 6, 6, 6)
-    return [
-        (torch.randn(shape, generator=generator), torch.randint(0, 3, shape, generator=generator))
-        for _ in range(count)
-    ]
-
-
-def train_alone(who: Learner) -> None:
-    """nnU-Net's step, in its order."""
-    for data, target in batches():
-        who.optimizer.zero_grad(set_to_none=True)
-        loss = supervise(who.network(data), target)
-        (who.scaler.scale(loss) if who.scaler else loss).backward()
-        if who.scaler:
-            who.scaler.unscale_(who.optimizer)
-        nn.utils.clip_grad_norm_(who.network.parameters(), 12)
-        if who.scaler:
-            who.scaler.step(who.optimizer)
-            who.scaler.update()
-        else:
-            who.optimizer.step()
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-
-
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
 @pytest.mark.parametrize("learns", [True, False])
-def test_weight_zero_is_training_alone_bit_for_bit(learns):
+def test_weight_zero_is_training_alone_bit_for_bit(method, learns):
     """With λ = 0 neither network feels the other."""
     ours, alone, them = learner(0), learner(0), peer(weight=0.0, learns=learns)
     train_alone(alone)
 
     for data, target in batches():
-        train_with_peer(data, target, ours, them, supervise, DISTIL)
+        report = train_with_peer(data, target, ours, them, method, measure=True)
 
     assert same(ours.network, alone.network)
+    assert float(report.ratio) == 0.0 and report.voxels.tolist() == [0, 0]
 
 
 def test_mutual_moves_both_and_frozen_only_ours():
@@ -79,39 +50,74 @@ def test_mutual_moves_both_and_frozen_only_ours():
         as_it_came = copy.deepcopy(them.learner.network)
         before = copy.deepcopy(ours.network)
 
-        train_with_peer(*batches()[0], ours, them, supervise, DISTIL)
+        train_with_peer(*batches()[0], ours, them, METHOD)
 
         assert not same(ours.network, before)
         assert same(them.learner.network, as_it_came) is not learns
 
 
-def test_each_step_is_the_gradient_of_supervision_plus_weighted_distillation():
+def plain(who: Learner) -> Learner:
+    """The same with an optimiser that has no momentum."""
+    who.optimizer = torch.optim.SGD(who.network.parameters(), lr=0.1)
+    return who
+
+
+def stepped(network: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
+    """One step of plain SGD by hand: θ - 0.1 · gradient."""
+    parameters = list(network.parameters())
+    return [p - 0.1 * g for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)]
+
+
+def close(network: nn.Module, values: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(p, v, atol=1e-7) for p, v in zip(network.parameters(), values, strict=True))
+
+
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
+def test_each_step_is_the_gradient_of_supervision_plus_weighted_distillation(method):
     """One step of plain SGD by hand, for both: θ - lr · ∂(L_sup + λ L_dist)/∂θ, each with its own trust."""
-    ours, them = learner(0), peer()
     data, target = batches()[0]
-    by_hand = [copy.deepcopy(who.network) for who in (ours, them.learner)]
-    for who in (ours, them.learner):
-        who.optimizer = torch.optim.SGD(who.network.parameters(), lr=0.1)
-    outputs = [network(data) for network in by_hand]
+    ours, them = plain(learner(0)), peer()
+    plain(them.learner)
+    networks = [copy.deepcopy(who.network) for who in (ours, them.learner)]
+    outputs = [network(data) for network in networks]
     expected = []
     for number, trust in ((0, TRUST), (1, TRUST_IN_US)):
         own, other = outputs[number], outputs[1 - number].detach()
-        loss = supervise(own, target) + 0.5 * DISTIL(own, other, target, trust, LABELLED)
-        parameters = list(by_hand[number].parameters())
-        expected.append(
-            [p - 0.1 * g for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)]
-        )
+        pull = DISTIL(own, other, target, trust, LABELLED)
+        expected.append(stepped(networks[number], supervise(own, target) + 0.5 * pull.loss))
 
-    losses = train_with_peer(data, target, ours, them, supervise, DISTIL)
+    report = train_with_peer(data, target, ours, them, method)
 
-    for who, values in zip((ours, them.learner), expected, strict=True):
-        for now, then in zip(who.network.parameters(), values, strict=True):
-            assert torch.allclose(now, then, atol=1e-7)
-    assert float(losses.distillation) > 0
+    assert close(ours.network, expected[0]) and close(them.learner.network, expected[1])
+    first = DISTIL(outputs[0], outputs[1], target, TRUST, LABELLED)
+    assert float(report.supervised) == pytest.approx(float(supervise(outputs[0].detach(), target)))
+    assert float(report.distillation) == pytest.approx(float(first.loss.detach()))
+    assert torch.equal(report.voxels, first.voxels) and torch.isnan(report.ratio)
+    assert not report.supervised.requires_grad and not report.distillation.requires_grad
 
 
+def test_what_only_the_peer_contours_is_learnt_by_us_alone():
+    """The class missing here pulls at us; we, who never contour it, do not pull at the peer."""
+    data, target = batches()[0]
+    ours, them = plain(learner(0)), peer()
+    them.labelled, them.missing = torch.tensor([False, False]), torch.tensor([True, False])
+    with torch.no_grad():
+        ours.network[-1].bias[1], them.learner.network[-1].bias[1] = -9.0, 9.0  # both are sure
+    plain(them.learner)
+    networks = [copy.deepcopy(who.network) for who in (ours, them.learner)]
+    own, other = (network(data) for network in networks)
+    pull = DISTIL(own, other, target, TRUST, them.labelled, them.missing)
+
+    report = train_with_peer(data, target, ours, them, METHOD)
+
+    assert close(ours.network, stepped(networks[0], supervise(own, target) + 0.5 * pull.loss))
+    assert close(them.learner.network, stepped(networks[1], supervise(other, target)))
+    assert report.voxels[0] == (target == 0).sum() and float(report.distillation) > 0
+
+
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
 @pytest.mark.parametrize("learns", [True, False])
-def test_a_peer_that_is_not_finite_is_left_out_of_the_step(learns):
+def test_a_peer_that_is_not_finite_is_left_out_of_the_step(method, learns):
     """NaN in the peer's weights: our step is stock's, bit for bit, and the peer's does not happen."""
     ours, alone, them = learner(0), learner(0), peer(learns=learns)
     with torch.no_grad():
@@ -120,12 +126,29 @@ def test_a_peer_that_is_not_finite_is_left_out_of_the_step(learns):
     as_it_came = copy.deepcopy(them.learner.network)
 
     for data, target in batches():
-        losses = train_with_peer(data, target, ours, them, supervise, DISTIL)
+        report = train_with_peer(data, target, ours, them, method, measure=True)
 
     assert same(ours.network, alone.network)
-    assert float(losses.distillation) == 0.0
+    assert float(report.distillation) == 0.0 and report.voxels.tolist() == [0, 0]
+    assert them.damping == 1.0
     for now, then in zip(them.learner.network.parameters(), as_it_came.parameters(), strict=True):
         assert torch.equal(now, then) or not torch.isfinite(then).all()
+
+
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_peer_that_another_process_finds_broken_is_left_out_here_too(method, learns):
+    """One question a step, answered by all; where the answer is no, every process trains alone."""
+    ours, alone, them = learner(0), learner(0), peer(learns=learns)
+    as_it_came, asked = copy.deepcopy(them.learner.network), []
+    train_alone(alone)
+
+    for data, target in batches():
+        report = train_with_peer(data, target, ours, them, method, agree=asked.append)
+
+    assert asked == [True] * 3
+    assert same(ours.network, alone.network) and same(them.learner.network, as_it_came)
+    assert float(report.distillation) == 0.0
 
 
 def test_both_networks_step_in_mixed_precision():
@@ -134,7 +157,7 @@ def test_both_networks_step_in_mixed_precision():
     before = copy.deepcopy([ours.network, them.learner.network])
 
     for data, target in batches():
-        train_with_peer(data, target, ours, them, supervise, DISTIL)
+        train_with_peer(data, target, ours, them, METHOD)
 
     for now, then in zip([ours.network, them.learner.network], before, strict=True):
         assert not same(now, then)
@@ -153,24 +176,27 @@ class Overflowing(torch.autograd.Function):
         return gradient * torch.inf
 
 
-def test_a_peer_whose_gradients_overflow_leaves_our_scale_alone():
+class Bad(nn.Module):
+    """A network whose gradients overflow."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Overflowing.apply(self.network(x))
+
+
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
+def test_a_peer_whose_gradients_overflow_leaves_our_scale_alone(method):
     """One scaler for both would be halved at every step, until our own weights became NaN."""
-
-    class Bad(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Overflowing.apply(self.network(x))
-
     ours, alone, them = learner(0, scaled=True), learner(0, scaled=True), peer(scaled=True, weight=0.0)
     them.learner.network = Bad(them.learner.network)
     as_it_came = copy.deepcopy(them.learner.network)
     train_alone(alone)
 
     for data, target in batches():
-        train_with_peer(data, target, ours, them, supervise, DISTIL)
+        train_with_peer(data, target, ours, them, method)
 
     assert same(ours.network, alone.network)
     assert ours.scaler.get_scale() == 1024.0 > them.learner.scaler.get_scale()
@@ -179,24 +205,33 @@ def test_a_peer_whose_gradients_overflow_leaves_our_scale_alone():
 
 def test_deep_supervision_distils_at_full_resolution_only():
     """Lists of outputs: the first scale decides the pull, the others change nothing of it."""
-
-    class TwoScales(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            full = self.network(x)
-            return [full, nn.functional.avg_pool3d(full, 2)]
-
-    def supervise_scales(output, target):
-        return supervise(output[0], target[0]) + 0.5 * supervise(output[1], target[1])
-
     data, target = batches()[0]
-    single = train_with_peer(data, target, learner(0), peer(), supervise, DISTIL)
-    ours, them = learner(0), peer()
-    ours.network, them.learner.network = TwoScales(ours.network), TwoScales(them.learner.network)
+    single = train_with_peer(data, target, learner(0), peer(), METHOD)
+    ours, them = two_scales(learner(0)), peer()
+    two_scales(them.learner)
 
-    double = train_with_peer(data, [target, target[..., ::2, ::2, ::2]], ours, them, supervise_scales, DISTIL)
+    double = train_with_peer(data, scales(target), ours, them, METHOD)
 
     assert float(double.distillation) == pytest.approx(float(single.distillation))
+    assert torch.equal(double.voxels, single.voxels)
+
+
+def test_all_heads_count_with_their_weights():
+    """By hand: 2/3 of the pull at full and 1/3 at half resolution; a weight of 0 leaves a head out."""
+    data, target = batches()[0]
+    ours, theirs = two_scales(learner(0)), two_scales(learner(1))
+    pulls = [
+        DISTIL(*head, TRUST, LABELLED)
+        for head in zip(ours.network(data), theirs.network(data), scales(target), strict=True)
+    ]
+
+    def report(*weights: float):
+        them = peer()
+        two_scales(them.learner)
+        method = replace(METHOD, head_weights=weights)
+        return train_with_peer(data, scales(target), two_scales(learner(0)), them, method)
+
+    full, half = (float(pull.loss.detach()) for pull in pulls)
+    assert float(report(2 / 3, 1 / 3).distillation) == pytest.approx(2 / 3 * full + 1 / 3 * half)
+    assert float(report(1.0, 0.0).distillation) == pytest.approx(full)
+    assert torch.equal(report(2 / 3, 1 / 3).voxels, pulls[0].voxels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_gml.trust import Scores, trust_per_class
+from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
 
 
 def scores(*dice: float) -> Scores:
@@ -59,3 +59,65 @@ def test_scores_sum_over_patches_before_dividing():
     assert float(found.dice[0]) == pytest.approx(0.8)
     assert found.is_present.tolist() == [True, False]
     assert found.mean == pytest.approx(0.8)
+
+
+def test_smoothing_is_an_exponential_mean_over_meetings():
+    """By hand, with 1/2: 1.0 as it is; then (1 + 0.4)/2 = 0.7; then (0.7 + 0.9)/2 = 0.8."""
+    memory = TrustMemory(smoothing=0.5)
+
+    found = [float(memory.smoothed("north", torch.tensor([trust]))) for trust in (1.0, 0.4, 0.9)]
+
+    assert found == pytest.approx([1.0, 0.7, 0.8])
+
+
+def test_a_class_that_is_not_trusted_today_is_not_trusted():
+    """0 at once, and back in halves: 0, then (0 + 0.8)/2 = 0.4."""
+    memory = TrustMemory(smoothing=0.5)
+    memory.smoothed("north", torch.tensor([1.0, 0.6]))
+
+    assert memory.smoothed("north", torch.tensor([0.0, 0.6])).tolist() == pytest.approx([0.0, 0.6])
+    assert memory.smoothed("north", torch.tensor([0.8, 0.6])).tolist() == pytest.approx([0.4, 0.6])
+
+
+def test_every_peer_has_its_own_past():
+    """A bad meeting with south does not stain north."""
+    memory = TrustMemory()
+    memory.smoothed("south", torch.tensor([0.1]))
+
+    assert memory.smoothed("north", torch.tensor([0.9])).tolist() == pytest.approx([0.9])
+
+
+def test_without_smoothing_only_today_counts():
+    """Smoothing 0 is trust as it was before there was a memory."""
+    memory = TrustMemory(smoothing=0.0)
+    memory.smoothed("north", torch.tensor([1.0]))
+
+    assert memory.smoothed("north", torch.tensor([0.3])).tolist() == pytest.approx([0.3])
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_a_smoothing_that_never_learns_or_overshoots_is_refused(smoothing):
+    """At least 0 and below 1."""
+    with pytest.raises(ValueError, match=f"smoothing is {smoothing}, but must be at least 0 and below 1"):
+        TrustMemory(smoothing)
+
+
+def test_a_restored_memory_goes_on_as_if_nothing_had_happened():
+    """Also through a checkpoint that holds tensors only; and a state taken earlier does not change."""
+    memory, restored = TrustMemory(), TrustMemory()
+    memory.smoothed("north", torch.tensor([1.0, 0.2]))
+    state = memory.state()
+    restored.restore(state)
+    today = torch.tensor([0.5, 0.4])
+
+    assert torch.equal(restored.smoothed("north", today), memory.smoothed("north", today))
+    assert state["north"].tolist() == pytest.approx([1.0, 0.2])
+
+
+def test_what_a_caller_does_with_the_result_does_not_reach_the_memory():
+    """The tensors handed out and in are not the memory's own."""
+    memory, trust = TrustMemory(), torch.tensor([1.0])
+    memory.smoothed("north", trust).fill_(0.0)
+    trust.fill_(0.2)
+
+    assert memory.state()["north"].tolist() == [1.0]
