@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peer_sync.errors import ConfigError
-from peer_sync.federation import Member
+from peer_sync.federation import Federation, Member
 from peer_sync.site import Site
 
 MUST_AGREE = (
@@ -24,7 +24,9 @@ MUST_AGREE = (
 """Fields of a configuration that decide what a network's weights and inputs mean."""
 
 
-def plans_digest(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> str:
+def plans_digest(
+    plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str, by_name: bool = False
+) -> str:
     """SHA-256 (hex) of all that sites must have in common to learn from each other's networks.
 
     Covers the configuration's architecture, spacing, patch size, normalisation and resampling, the
@@ -35,17 +37,19 @@ def plans_digest(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], conf
         plans: nnU-Net's plans file.
         dataset_json: nnU-Net's dataset.json.
         configuration: such as ``3d_fullres``; what it inherits is followed by nnU-Net.
+        by_name: of the labels only the names of the classes count: each site may number them as it likes,
+            and may have an ignore label or not. For a federation.toml with the key ``classes``.
 
     Raises:
-        ConfigError: the plans have no such configuration.
+        ConfigError: the plans have no such configuration; by name, and the labels are regions.
     """
-    contract = contract_of(plans, dataset_json, configuration)
+    contract = contract_of(plans, dataset_json, configuration, by_name)
     text = json.dumps(contract, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def contract_of(
-    plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str
+    plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str, by_name: bool = False
 ) -> dict[str, Any]:
     """The fields behind `plans_digest`, as plain JSON values."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -59,10 +63,25 @@ def contract_of(
         "intensities": plans["foreground_intensity_properties_per_channel"],
         "transpose_forward": plans["transpose_forward"],
         "channels": dataset_json.get("channel_names", dataset_json.get("modality")),
+        **(_names_alone(dataset_json) if by_name else _numbered_labels(dataset_json)),
+    }
+
+
+def _numbered_labels(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "labels": dataset_json["labels"],
         "classes": class_names(dataset_json),
         "regions_class_order": dataset_json.get("regions_class_order"),
     }
+
+
+def _names_alone(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    if _has_regions(dataset_json["labels"]):
+        raise ConfigError(
+            "classes cannot be matched by name where they are regions: their order and content must agree",
+            hint="leave out the key classes in federation.toml, and --by-name",
+        )
+    return {"class_names": sorted(class_names(dataset_json))}
 
 
 def class_names(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
@@ -72,7 +91,7 @@ def class_names(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
         for name, value in dataset_json["labels"].items()
         if name != "ignore" and value not in (0, [0], (0,))
     }
-    if any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels.values()):
+    if _has_regions(labels):
         return tuple(labels)
     return tuple(sorted(labels, key=lambda name: int(_number(labels[name]))))
 
@@ -88,25 +107,52 @@ def check_agreement(
     """Make sure that this training is the one the federation agreed on.
 
     Raises:
-        ConfigError: the plans digest, or a class named as labelled, is not the federation's.
+        ConfigError: the names of the classes, the plans digest, or a class named as labelled, is not the
+            federation's; or the site contours no class at all.
     """
     federation = site.federation
-    found = plans_digest(plans, dataset_json, configuration)
+    by_name = federation.classes is not None
+    classes = class_names(dataset_json)
+    if by_name:
+        _check_names(federation, classes)
+    found = plans_digest(plans, dataset_json, configuration, by_name)
     if found != federation.plans_digest:
+        command = f"nnunet-gml plans digest{' --by-name' * by_name}"
         raise ConfigError(
             f"plans digest of configuration {configuration} is {found}, "
             f"but federation {federation.name} expects {federation.plans_digest}",
             hint="train the agreed configuration, with the same plans file at every site "
-            "(nnunet-gml plans digest shows the digest of a plans file)",
+            f"({command} shows the digest of a plans file)",
         )
-    classes = class_names(dataset_json)
-    unknown = set(labelled_by(federation.member(site.name), classes)) - set(classes)
-    if unknown:
+    _check_labelled(site, classes)
+
+
+def _check_names(federation: Federation, classes: tuple[str, ...]) -> None:
+    """The dataset has every class of the federation, and no other."""
+    if set(classes) != set(federation.classes or ()):
         raise ConfigError(
-            f"labelled of site {site.name} names {', '.join(sorted(unknown))}, "
-            f"but the dataset's classes are {', '.join(classes)}",
-            hint=f"mend the names in {federation.path}",
+            f"the dataset's classes are {', '.join(classes)}, "
+            f"but federation {federation.name} names {', '.join(federation.classes or ())}",
+            hint="dataset.json needs all of them, also those this site never contours; "
+            "their numbers may be its own",
         )
+
+
+def _check_labelled(site: Site, classes: tuple[str, ...]) -> None:
+    """What the site is said to contour is some of the dataset's classes."""
+    labelled = labelled_by(site.federation.member(site.name), classes)
+    unknown = set(labelled) - set(classes)
+    if unknown or not labelled:
+        raise ConfigError(
+            f"labelled of site {site.name} names {', '.join(sorted(unknown)) or 'no class'}, "
+            f"but the dataset's classes are {', '.join(classes)}",
+            hint=f"mend the names in {site.federation.path}",
+        )
+
+
+def _has_regions(labels: Mapping[str, Any]) -> bool:
+    """As nnU-Net decides it: a class of several labels makes all of them regions."""
+    return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels.values())
 
 
 def _number(label: Any) -> int:  # noqa: ANN401 - a number, or a list of one number

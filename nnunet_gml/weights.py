@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from nnunet_gml import payload
+from nnunet_gml import channels, payload
+from nnunet_gml.channels import Order
 from nnunet_gml.payload import DTYPES
+from nnunet_gml.tensors import named_tensors as named_tensors
+from nnunet_gml.tensors import unwrap as unwrap
 
 NORM_RATIO = (0.2, 5.0)
 """Norm of a peer's tensor of two or more dimensions, relative to ours."""
@@ -43,30 +46,6 @@ class Likeness(NamedTuple):
     cosine: float
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without DistributedDataParallel and torch.compile around it."""
-    inner = getattr(network, "module", None)
-    if isinstance(network, nn.parallel.DistributedDataParallel) and isinstance(inner, nn.Module):
-        network = inner
-    compiled = getattr(network, "_orig_mod", None)
-    return compiled if isinstance(compiled, nn.Module) else network
-
-
-def named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The network's own tensors, each once.
-
-    nnU-Net's state_dict lists a tensor under up to four names; the first name wins.
-    """
-    seen: set[tuple[int, torch.Size]] = set()
-    tensors = {}
-    for name, tensor in unwrap(network).state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if key not in seen:
-            seen.add(key)
-            tensors[name] = tensor
-    return tensors
-
-
 def schema_digest(network: nn.Module) -> str:
     """SHA-256 (hex) of the names and shapes of a network's tensors: equal for networks of equal plans."""
     schema = [[name, list(tensor.shape)] for name, tensor in named_tensors(network).items()]
@@ -79,46 +58,64 @@ def payload_bytes(network: nn.Module) -> dict[str, int]:
     return {dtype: payload.layout(tensors, dtype).file_bytes for dtype in DTYPES}
 
 
-def write(network: nn.Module, path: Path, dtype: str = "float16") -> str:
+def write(
+    network: nn.Module,
+    path: Path,
+    dtype: str = "float16",
+    order: Order | None = None,
+    has_background: bool = True,
+) -> str:
     """Write a network's weights to ``path`` as safetensors.
 
     Args:
         network: ours.
         path: the file; replaced if it exists.
         dtype: one of `nnunet_gml.payload.DTYPES`.
+        order: where the federation's classes are among ours, from `channels.class_order`; None where all
+            sites number them alike.
+        has_background: output channel 0 is the background; False with regions.
 
     Returns:
         The type that was written: float32 where a weight is too large for ``dtype``.
 
     Raises:
         WeightsError: rule ``dtype``; rule ``finite``, when our own weights are not finite.
+        NotImplementedError: an order is given, and the network's output channels cannot be found.
         OSError: the disk is full or broken.
     """
     _check_type(dtype)
-    wire = payload.encode(named_tensors(network), dtype)
+    tensors = named_tensors(network)
+    if order is not None:
+        tensors = channels.to_federation(tensors, channels.output_layers(network), order, has_background)
+    wire = payload.encode(tensors, dtype)
     if not _all_finite(wire):
         if dtype != "float32":
-            return write(network, path, "float32")
+            return write(network, path, "float32", order, has_background)
         raise WeightsError("finite", "our own weights hold NaN or infinity", "training has diverged here")
     path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in wire.items()}))
     return dtype
 
 
-def read(path: Path, like: nn.Module, dtype: str) -> tuple[dict[str, Tensor], Likeness]:
+def read(
+    path: Path, like: nn.Module, dtype: str, order: Order | None = None, has_background: bool = True
+) -> tuple[dict[str, Tensor], Likeness]:
     """Read weights that a peer has sent, on the CPU, after every check that needs only our own network.
 
     Args:
         path: the file, of any content.
         like: our network of the same plans.
         dtype: the type that the signed manifest states.
+        order: as in `write`; the file is in the federation's order.
+        has_background: as in `write`.
 
     Returns:
         Tensors with the names and shapes of `named_tensors` of ``like``, floating-point ones as float32,
-        and how like ours they are.
+        output channels in our order, and how like ours they are.
 
     Raises:
         WeightsError: with the rule ``dtype``, ``size``, ``header``, ``finite``, ``scale``, ``norm``,
             ``distance`` or ``cosine``.
+        NotImplementedError: as in `write`.
     """
     _check_type(dtype)
     ours = named_tensors(like)
@@ -130,6 +127,8 @@ def read(path: Path, like: nn.Module, dtype: str) -> tuple[dict[str, Tensor], Li
     if dtype == "int8":
         _check_scales(wire, ours)
     tensors = payload.decode(wire, ours)
+    if order is not None:
+        tensors = channels.from_federation(tensors, channels.output_layers(like), order, has_background)
     return tensors, _check_plausible(tensors, ours)
 
 

@@ -7,6 +7,7 @@ from nnunet_kit import CONFIGURATION, plans_of
 
 from nnunet_gml.plans import check_agreement, class_names, plans_digest
 from peer_sync.errors import ConfigError
+from peer_sync.site import load_site
 
 
 @pytest.fixture
@@ -78,16 +79,103 @@ def test_class_names_follow_the_output_channels():
     assert class_names(regions) == ("whole", "core", "edge")
 
 
+def test_by_name_the_numbers_of_labels_are_each_sites_own(planned):
+    """Numbered backwards, with or without an ignore label: the same digest by name, another one by number."""
+    plans, dataset = planned
+    digests = {True: set(), False: set()}
+    names = [name for name in dataset["labels"] if name != "background"]
+    for labels in (names, names[::-1], [*names[::-1], "ignore"]):
+        dataset["labels"] = {"background": 0, **{name: n for n, name in enumerate(labels, 1)}}
+        for by_name, found in digests.items():
+            found.add(plans_digest(plans, dataset, CONFIGURATION, by_name))
+
+    assert len(digests[True]) == 1
+    assert len(digests[False]) == 3
+    assert not digests[True] & digests[False]
+
+
+def test_by_name_a_name_counts(planned):
+    """Another organ is another federation, and so is any other change of the plans."""
+    plans, dataset = planned
+    before = plans_digest(plans, dataset, CONFIGURATION, by_name=True)
+    patch = copy.deepcopy(plans)
+    patch["configurations"][CONFIGURATION]["patch_size"] = [16, 16, 16]
+    renamed = {"cord" if name == "spinal-cord" else name: n for name, n in dataset["labels"].items()}
+
+    assert plans_digest(plans, {**dataset, "labels": renamed}, CONFIGURATION, by_name=True) != before
+    assert plans_digest(patch, dataset, CONFIGURATION, by_name=True) != before
+
+
+def test_regions_have_no_digest_by_name(planned):
+    """Their channels follow dataset.json, and their content is made of numbers."""
+    plans, dataset = planned
+    dataset |= {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+
+    with pytest.raises(ConfigError, match="regions") as error:
+        plans_digest(plans, dataset, CONFIGURATION, by_name=True)
+    assert "--by-name" in error.value.hint
+
+
+def agreed(sites, digest: str, head: str = "", member: str = ""):
+    """North, with the digest, more keys for federation.toml, and more for its own table there."""
+    path = sites["north"].federation.path
+    text = path.read_text().replace(sites["north"].federation.plans_digest, digest)
+    path.write_text(head + "\n" + text.replace('name = "north"', f'name = "north"\n{member}'))
+    return load_site(sites["north"].path)
+
+
 def test_a_labelled_class_that_does_not_exist_is_refused(planned, sites):
     """A misspelt organ in federation.toml would otherwise never be learnt."""
-    text = sites["north"].federation.path.read_text()
     digest = plans_digest(*planned, CONFIGURATION)
-    text = text.replace(sites["north"].federation.plans_digest, digest)
-    text = text.replace('name = "north"', 'name = "north"\nlabelled = ["brainstem", "parotid"]')
-    sites["north"].federation.path.write_text(text)
-    from peer_sync.site import load_site
+    north = agreed(sites, digest, member='labelled = ["brainstem", "parotid"]')
 
     with pytest.raises(
         ConfigError, match="names parotid, but the dataset's classes are brainstem, spinal-cord"
     ):
-        check_agreement(load_site(sites["north"].path), *planned, CONFIGURATION)
+        check_agreement(north, *planned, CONFIGURATION)
+
+
+def test_a_site_that_contours_nothing_is_refused(planned, sites):
+    """There would be nothing to train with."""
+    north = agreed(sites, plans_digest(*planned, CONFIGURATION), member="labelled = []")
+
+    with pytest.raises(ConfigError, match="labelled of site north names no class"):
+        check_agreement(north, *planned, CONFIGURATION)
+
+
+def classes_line(dataset) -> str:
+    """The key classes of federation.toml, in an order of its own."""
+    return f"classes = {sorted(class_names(dataset))[::-1]}"
+
+
+def test_a_site_with_other_numbers_agrees_by_name(planned, sites):
+    """With the key classes, what counts is the digest by name."""
+    plans, dataset = planned
+    digest = plans_digest(plans, dataset, CONFIGURATION, by_name=True)
+    north = agreed(sites, digest, classes_line(dataset))
+    names = class_names(dataset)[::-1]
+    elsewhere = {"background": 0, **{name: n for n, name in enumerate(names, 1)}}
+
+    check_agreement(north, plans, {**dataset, "labels": elsewhere}, CONFIGURATION)
+
+    assert class_names({"labels": elsewhere}) == names != class_names(dataset)
+
+
+def test_by_name_a_digest_by_number_is_refused_with_the_right_command(planned, sites):
+    """The commonest mistake when the key classes is added."""
+    north = agreed(sites, plans_digest(*planned, CONFIGURATION), classes_line(planned[1]))
+
+    with pytest.raises(ConfigError, match="plans digest of configuration") as error:
+        check_agreement(north, *planned, CONFIGURATION)
+    assert "nnunet-gml plans digest --by-name" in error.value.hint
+
+
+@pytest.mark.parametrize("change", [lambda names: names[1:], lambda names: [*names, "jaw"]])
+def test_a_dataset_with_other_classes_than_the_federations_is_told(planned, sites, change):
+    """One is missing, one is too many: told by name, not as a digest that differs."""
+    plans, dataset = planned
+    digest = plans_digest(plans, dataset, CONFIGURATION, by_name=True)
+    north = agreed(sites, digest, f"classes = {change(list(class_names(dataset)))}")
+
+    with pytest.raises(ConfigError, match=r"the dataset's classes are brainstem, .* names "):
+        check_agreement(north, plans, dataset, CONFIGURATION)

@@ -1,0 +1,166 @@
+"""What becomes of a peer's weights after a round, and averages of several sites' weights.
+
+Averages are meaningful only between networks that started from the same weights. The rules are ours;
+leaving normalisation layers out is FedBN's idea (arXiv:2102.07623).
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_gml.tensors import named_tensors, unwrap
+
+MergeKind = Literal["none", "best", "weighted"]
+
+MARGIN = 0.005
+"""Dice by which a peer must be better before its weights replace ours."""
+MOST_SHARE = 0.5
+SOFTNESS = 0.05
+"""Difference in Dice that moves the peer's share from 1/2 to 1 / (1 + 1/e), were it not capped."""
+NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Batch and instance norms of all dimensions share torch's own base class."""
+
+
+def peer_share(dice_peer: float, dice_ours: float) -> float:
+    r"""How much of the average is the peer's.
+
+    .. math:: \beta = \min(0.5, \sigma((D_{peer} - D_{ours}) / 0.05))
+
+    Args:
+        dice_peer: mean Dice of the peer's network on the local validation patches, 0 to 1.
+        dice_ours: of ours, on the same patches.
+
+    Returns:
+        0 to 0.5; 0 where either Dice is NaN.
+
+    Example:
+        >>> peer_share(0.8, 0.7)
+        0.5
+    """
+    if math.isnan(dice_peer) or math.isnan(dice_ours):
+        return 0.0
+    return min(MOST_SHARE, 1 / (1 + math.exp((dice_ours - dice_peer) / SOFTNESS)))
+
+
+def is_better(dice_peer: float, dice_ours: float) -> bool:
+    """The peer's Dice is above ours by more than `MARGIN`; never where either is NaN."""
+    return dice_peer - dice_ours > MARGIN
+
+
+def normalization_names(network: nn.Module) -> frozenset[str]:
+    """Names, as in `named_tensors`, of all tensors of batch, instance, group, layer and RMS norms."""
+    modules = unwrap(network).named_modules()
+    norms = {name for name, module in modules if isinstance(module, NORMALIZATION)}
+    return frozenset(name for name in named_tensors(network) if name.rpartition(".")[0] in norms)
+
+
+def mean_of(tensors: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    r"""The weighted mean :math:`\sum_i s_i \theta_i / \sum_i s_i` of several sites' weights.
+
+    Taken as a running mean, so that the mean of equal weights is those weights bit for bit. The order
+    decides the last bit: sites that must get the same result list the weights in the same order.
+
+    Args:
+        tensors: one mapping of names to tensors for each site, the same names and shapes in all.
+        shares: a weight for each site, such as its number of cases.
+
+    Returns:
+        New tensors; floating-point ones in float32, others as the first site has them.
+
+    Raises:
+        ValueError: no site; as many shares as sites are not there; a share is negative or not finite, or
+            all are 0; names differ.
+    """
+    _check_shares(len(tensors), shares)
+    if any(site.keys() != tensors[0].keys() for site in tensors):
+        raise ValueError("the sites' weights have different names: are they of the same plans?")
+    mean = {name: tensor.float() for name, tensor in tensors[0].items() if tensor.is_floating_point()}
+    total = shares[0]
+    for site, share in zip(tensors[1:], shares[1:], strict=True):
+        total += share
+        part = share / total if total else 0.0
+        mean = {name: tensor.lerp(site[name].to(tensor), part) for name, tensor in mean.items()}
+    return {name: mean.get(name, tensor).clone() for name, tensor in tensors[0].items()}
+
+
+def _check_shares(sites: int, shares: Sequence[float]) -> None:
+    if not sites or len(shares) != sites:
+        raise ValueError(f"{len(shares)} shares for {sites} sites, but expected one for each of at least one")
+    if not all(math.isfinite(share) and share >= 0 for share in shares) or not sum(shares):
+        raise ValueError(f"shares are {list(shares)}, but all must be at least 0 and one above")
+
+
+def mix(network: nn.Module, other: Mapping[str, Tensor], share: float, keep: Collection[str] = ()) -> None:
+    r"""Move a network towards other weights in place: :math:`\theta \gets (1 - s) \theta + s \theta'`.
+
+    Args:
+        network: ours; compiled and distributed networks are moved inside.
+        other: tensors by the names of `named_tensors`, on any device.
+        share: s, 0 to 1. 0 changes nothing, 1 copies.
+        keep: names of tensors that stay ours. Integers, such as a batch norm's counter, stay anyway.
+
+    Raises:
+        ValueError: the share is outside 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}, but must be within 0 and 1")
+    if share == 0:
+        return
+    with torch.no_grad():
+        for name, tensor in named_tensors(network).items():
+            if tensor.is_floating_point() and name not in keep:
+                tensor.lerp_(other[name].to(tensor), share)
+
+
+def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply SGD's momentum in place: after a merge only our part of the weights has this history."""
+    for state in optimizer.state.values():
+        momentum = state.get("momentum_buffer")
+        if momentum is not None:
+            momentum.mul_(factor)
+
+
+def merge(
+    kind: MergeKind,
+    network: nn.Module,
+    peer_network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dice_peer: float,
+    dice_ours: float,
+    dice_now: Callable[[], float],
+    keep: Collection[str] = (),
+) -> float:
+    """Take a share of a peer's weights into ours; momentum shrinks with what is left of ours.
+
+    Args:
+        kind: ``none``; ``best``: all of the peer's, if it `is_better`; ``weighted``: its `peer_share`, taken
+            back if our Dice falls.
+        network: ours.
+        peer_network: the peer's, with the same names of tensors.
+        optimizer: ours.
+        dice_peer: the peer's mean Dice on the local validation patches.
+        dice_ours: ours, before.
+        dice_now: measures ours again.
+        keep: names of tensors that stay ours.
+
+    Returns:
+        The share, 0 where everything stays ours.
+    """
+    if kind == "none":
+        return 0.0
+    if kind == "best":
+        share = 1.0 if is_better(dice_peer, dice_ours) else 0.0
+    else:
+        share = peer_share(dice_peer, dice_ours)
+    if share == 0:
+        return 0.0
+    before = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
+    mix(network, named_tensors(peer_network), share, keep)
+    if kind == "weighted" and not dice_now() >= dice_ours:
+        mix(network, before, 1.0)
+        return 0.0
+    scale_momentum(optimizer, 1 - share)
+    return share
