@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_gml import __version__, demo, simulate
-from nnunet_gml.commands import doctor, serve, status, sync
+from nnunet_gml.commands import doctor, explain, serve, status, sync
 from nnunet_gml.installed import trainers_folder
 from peer_sync.errors import ConfigError, PeerSyncError
 
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sync", sync, "move files for a training without network"),
         ("serve", serve, "let peers read this site's outbox, without a training"),
         ("doctor", doctor, "try every step between this site and its peers, and say what to do"),
+        ("explain", explain, "what each peer gave to a training: trust, pull, Dice before and after"),
         ("status", status, "what the ledger says about every peer: last heard of, bytes, trust, refusals"),
     ):
         command = commands.add_parser(name, help=text, description=module.__doc__)
@@ -82,6 +83,9 @@ def _add_shared_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     digest.add_argument("configuration", help="such as 3d_fullres")
     digest.add_argument(
         "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
+    )
+    digest.add_argument(
+        "--by-name", action="store_true", help="for a federation.toml with classes: label numbers may differ"
     )
     digest.set_defaults(run=_plans_digest)
 
@@ -135,7 +139,7 @@ def _plans_digest(args: argparse.Namespace) -> int:
     from nnunet_gml.plans import plans_digest
 
     plans, dataset = (_read_json(args.preprocessed / name) for name in (f"{args.plans}.json", "dataset.json"))
-    print(plans_digest(plans, dataset, args.configuration))
+    print(plans_digest(plans, dataset, args.configuration, args.by_name))
     return 0
 
 

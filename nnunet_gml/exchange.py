@@ -1,6 +1,6 @@
 """The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from nnunet_gml import weights
 from peer_sync.courier import Courier
 from peer_sync.errors import PeerSyncError, RejectedError
-from peer_sync.gossip import draw_peer
 from peer_sync.local import LocalCourier
 from peer_sync.mailbox import MOVES, TRAINS, Delivery, Mailbox
 from peer_sync.manifest import Facts
@@ -38,13 +37,21 @@ class Exchange:
         site: this site's settings.
         network: our network, whose names and shapes a peer's weights must have.
         say: writes a sentence into the training log.
+        order: for each class of the federation its place here, see `nnunet_gml.channels`; None: the same.
 
     Raises:
         ConfigError: the site's folder cannot be used, or another process uses it.
     """
 
-    def __init__(self, site: Site, network: nn.Module, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        network: nn.Module,
+        say: Callable[[str], None],
+        order: Sequence[int] | None = None,
+    ) -> None:
         self.site = site
+        self._order = order
         self.schema_digest = weights.schema_digest(network)
         self._say = say
         has_network = site.courier == "thread"
@@ -58,25 +65,37 @@ class Exchange:
         """Start the server and the background thread. Raises `ConfigError`."""
         self._courier.start()
 
-    def begin_round(self, network: nn.Module, facts: Callable[[str], Facts], round_: int) -> None:
-        """Offer our weights and send for those of one random peer; returns before either is done.
+    def begin_round(
+        self,
+        network: nn.Module,
+        facts: Callable[[str], Facts],
+        round_: int,
+        peers: Sequence[str],
+        least_round: int = 0,
+    ) -> bool:
+        """Offer our weights and send for those of peers; returns before either is done.
 
         Args:
             network: ours.
             facts: what the manifest says, given the type in which the weights were written.
             round_: number of the round, from 1.
+            peers: whose weights.
+            least_round: an offer of an earlier round is waited out, not taken.
+
+        Returns:
+            Whether anything was offered and sent for; if not, the log says why.
         """
         payload = self._mailbox.state / f".part-round-{round_}"
         try:
-            dtype = weights.write(network, payload, self.site.payload)
+            dtype = weights.write(network, payload, self.site.payload, self._order)
         except (weights.WeightsError, OSError) as error:
             discard(payload)
             self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
-            return
-        federation = self.site.federation
-        peer = draw_peer(federation.seed, self.site.name, round_, federation.peers_of(self.site.name))
-        self._say(f"round {round_}: offering our weights, sending for those of site {peer}")
-        self._courier.exchange(payload, facts(dtype), peer)
+            return False
+        named = f"site {peers[0]}" if len(peers) == 1 else f"sites {', '.join(peers)}"
+        self._say(f"round {round_}: offering our weights, sending for those of {named}")
+        self._courier.exchange(payload, facts(dtype), peers, least_round)
+        return True
 
     def receive(self, like: nn.Module) -> Arrival | None:
         """The newest weights a peer has sent since the last call, if they are good; returns at once.
@@ -89,7 +108,7 @@ class Exchange:
             return None
         place = f"round {delivery.round}: weights of site {delivery.peer}"
         try:
-            tensors, likeness = weights.read(delivery.payload, like, delivery.manifest.dtype)
+            tensors, likeness = weights.read(delivery.payload, like, delivery.manifest.dtype, self._order)
             self._mailbox.accept(delivery)
         except weights.WeightsError as error:
             self._say(f"{place} refused by rule {error.rule}: {error}; they go to quarantine; {WITHOUT_PEER}")

@@ -27,6 +27,14 @@ def fixed_batches(validation_augmenter: Any, count: int, *seed: object) -> list[
         return [next(loader) for _ in range(count)]
 
 
+def digest(batches: list[Batch]) -> str:
+    """SHA-256 (hex) of the batches' images: tells after a ``--c`` whether they are still the same."""
+    found = hashlib.sha256()
+    for batch in batches:
+        found.update(torch.as_tensor(batch["data"]).contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 @contextmanager
 def randomness_of(*seed: object) -> Iterator[None]:
     """Seed Python's, numpy's and torch's CPU generators from the words of ``seed``, and restore them."""

@@ -1,257 +1,255 @@
-"""The trainer: where nnU-Net, the method and the courier meet. Everything else is nnU-Net's own."""
+"""The frame of every trainer here: where nnU-Net, one site's settings and the courier meet."""
 
-import copy
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from nnunet_gml import __version__, gate, weights
-from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
+from nnunet_gml import __version__, channels, gate, merging, weights
 from nnunet_gml.exchange import Arrival, Exchange
-from nnunet_gml.mutual import Learner, Peer, train_with_peer
+from nnunet_gml.partial_labels import MarginalBackground
 from nnunet_gml.plans import check_agreement, class_names, labelled_by
-from nnunet_gml.rounds import Meeting
-from nnunet_gml.trust import Scores, trust_per_class
+from nnunet_gml.ranks import Ranks
 from peer_sync.errors import ConfigError
-from peer_sync.gossip import is_round_end, round_number
+from peer_sync.gossip import draw_peer, is_round_end, round_number
 from peer_sync.manifest import Facts
 from peer_sync.site import SITE_VARIABLE, Site, site_from_environment
 
+LATEST = "checkpoint_latest.pth"
+STATE = "nnunet_gml"
+"""Our one key in nnU-Net's checkpoint."""
 
-class GossipTrainer(nnUNetTrainer):
-    """nnU-Net that, between epochs, exchanges weights with one random peer and learns with it.
 
-    After ``warmup_epochs`` of stock training a round begins every ``epochs_per_round`` epochs: our weights
-    are offered, one peer's are collected in the background, scored per class on a fixed list of local
-    validation patches, and for ``mutual_epochs`` epochs both networks learn from the data and from each
-    other. With no peer at hand, an epoch is stock nnU-Net's.
+class FederatedTrainer(nnUNetTrainer):
+    """nnU-Net that offers its weights at the end of every round and takes in those of peers.
+
+    What becomes of a peer's weights is up to the trainers that inherit from this one. On several GPUs
+    the first one exchanges, and tells the others.
     """
 
-    distillation_weight: float = 0.5
-    """λ, reached after ``ramp_rounds`` rounds."""
-    ramp_rounds: int = 3
-    mask: MaskKind = "agree"
-    temperature: float = 1.0
-    peer_learns: bool = True
-    """Mutual learning; False: the peer's network is frozen and only teaches."""
     warmup_epochs: int = 50
+    """Epochs of stock training before the first exchange."""
     epochs_per_round: int = 10
-    mutual_epochs: int = 5
-    gate_batches: int = 8
-    """Validation batches on which both networks are compared; chosen once."""
+    merge_exclude: str = ""
+    """``normalization``: layers that stay each site's own where weights are averaged (as in FedBN)."""
+
+    in_lock_step: bool = False
+    """Only weights of the same round are of use; training waits for them."""
 
     network: nn.Module
     site: Site | None = None
-    peer: Peer | None = None
-    peer_leaves_at: int = 0
-    """Epoch before which the peer in use is dropped."""
+    exchange: Exchange
+    _channel_order: tuple[int, ...] | None = None
+    round: int = 0
+    """The last round whose exchange was begun."""
 
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, from initial weights that all sites share."""
-        if self.is_ddp:
-            raise NotImplementedError(
-                f"{type(self).__name__} runs on one GPU per site: leave out -num_gpus, "
-                "or train with nnUNetTrainer"
-            )
+        self.ranks = Ranks()
+        self.classes = class_names(self.dataset_json)
+        self.restored: dict[str, Any] = {}
         self.site = self._load_site()
         if self.site is None:
             super().initialize()
         else:
             with gate.randomness_of(self.site.federation.seed, "initial weights"):
                 super().initialize()
+            self._order_channels(self.site)
         self.save_every = self.epochs_per_round
-        self.classes = class_names(self.dataset_json)
-        self.distil = ClassWiseDistillation(
-            has_regions=self.label_manager.has_regions,
-            ignore_label=self.label_manager.ignore_label,
-            mask=self.mask,
-            temperature=self.temperature,
-        )
 
     def on_train_start(self) -> None:
         """Open the mailbox before, and start the courier after, nnU-Net has prepared itself."""
         if not self.was_initialized:
             self.initialize()
         try:
-            site = self.site or site_from_environment()
-            check_agreement(site, self.plans_manager.plans, self.dataset_json, self.configuration_name)
-            self.exchange = Exchange(site, self.network, self._say)
+            self.site = self.site or site_from_environment()
+            check_agreement(self.site, self.plans_manager.plans, self.dataset_json, self.configuration_name)
+            if self.ranks.is_first:
+                self.exchange = Exchange(self.site, self.network, self.say, self._channel_order)
             super().on_train_start()
-            self._prepare_for_peers(site)
-            self.exchange.start()
+            self.prepare()
+            if self.ranks.is_first:
+                self.exchange.start()
         except ConfigError as error:
             self._stop(error)
-        peers = ", ".join(site.federation.peers_of(site.name))
-        self._say(f"site {site.name} of federation {site.federation.name}, peers: {peers}")
+        peers = ", ".join(self.site.federation.peers_of(self.site.name))
+        self.say(f"site {self.site.name} of federation {self.site.federation.name}, peers: {peers}")
+        self._take_up_round()
 
-    def on_train_epoch_start(self) -> None:
-        """Let the last peer go when its epochs are over, and take in a new one if its weights are here."""
-        super().on_train_epoch_start()
-        if self.current_epoch >= self.peer_leaves_at:
-            self.peer = None
-        arrival = self.exchange.receive(like=self.network)
-        if arrival is not None:
-            weights.put(arrival.tensors, self.peer_network)
-            self._meet(arrival)
-        if self.peer is not None:
-            self.peer_network.train()
-            self.peer_schedule.step(self.current_epoch)
+    def prepare(self) -> None:
+        """Set up what peers' weights need; `restored` holds what `state` returned before a ``--c``."""
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Stock nnU-Net's step, or one of two networks while a peer is here."""
-        if self.peer is not None:
-            try:
-                return self._train_step_with(self.peer, batch)
-            except torch.OutOfMemoryError:
-                self.peer = None
-                torch.cuda.empty_cache()
-                self._say(
-                    "the GPU's memory is too small for two networks: this step and the rest of the round "
-                    "go on without the peer; nnUNetTrainerGMLFrozen needs less"
-                )
-        step: dict[str, Any] = super().train_step(batch)
-        return step
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log how far the peer pulled, beside nnU-Net's training loss."""
-        super().on_train_epoch_end(train_outputs)
-        if self.pulls:
-            self._say(f"distillation {float(torch.stack(self.pulls).mean()):.4f} nats, mean over the epoch")
-            self.pulls.clear()
+    def state(self, filename: str) -> dict[str, Any]:
+        """What a checkpoint of this name has to keep, beside nnU-Net's own content."""
+        return {
+            "version": __version__,
+            "trainer": type(self).__name__,
+            "federation": self.site.federation.digest if self.site else None,
+            "round": self.round,
+        }
 
     def on_epoch_end(self) -> None:
-        """nnU-Net counts the epoch and saves; then, at a round's end, offer ours and send for a peer's."""
+        """nnU-Net counts the epoch and saves; then, at a round's end, offer ours and send for others'."""
         super().on_epoch_end()
-        schedule = (self.current_epoch, self.warmup_epochs, self.epochs_per_round)
-        if is_round_end(*schedule) and self.current_epoch < self.num_epochs:
-            round_ = round_number(*schedule)
-            self.exchange.begin_round(self.network, lambda dtype: self._facts(round_, dtype), round_)
+        if self._is_round_end() and self.current_epoch < self.num_epochs:
+            if self.current_epoch % self.save_every:
+                self.save_latest()
+            self.begin_round(self._due_round())
+
+    def begin_round(self, round_: int) -> bool:
+        """Offer our weights and send for those of this round's peers; at once. Says whether it could."""
+        self.round = round_
+        begun = False
+        if self.ranks.is_first:
+            begun = self.exchange.begin_round(
+                self.network,
+                lambda dtype: self._facts(round_, dtype),
+                round_,
+                self.peers_of_round(round_),
+                least_round=round_ if self.in_lock_step else 0,
+            )
+        return self.ranks.share(begun)
+
+    def peers_of_round(self, round_: int) -> tuple[str, ...]:
+        """Whose weights are sent for: one random peer's."""
+        site = self.own_site
+        peers = site.federation.peers_of(site.name)
+        return (draw_peer(site.federation.seed, site.name, round_, peers),)
+
+    def receive(self) -> Arrival | None:
+        """A peer's weights that have come and kept every rule; on every GPU the same."""
+        arrival = self.exchange.receive(like=self.network) if self.ranks.is_first else None
+        facts = self.ranks.share((arrival.delivery, arrival.likeness) if arrival else None)
+        if facts is None:
+            return None
+        delivery, likeness = facts
+        tensors = self.ranks.share_tensors(
+            arrival.tensors if arrival else None, weights.named_tensors(self.network)
+        )
+        return Arrival(delivery, tensors, likeness)
 
     def on_train_end(self) -> None:
-        """Stop the courier once nnU-Net has written its final checkpoint; free what only peers needed."""
+        """Stop the courier once nnU-Net has written its final checkpoint."""
         super().on_train_end()
-        self.exchange.stop()
-        self.peer = None
-        del self.peer_network, self.gate_list
+        if self.ranks.is_first:
+            self.exchange.stop()
+
+    def save_latest(self) -> None:
+        """Write nnU-Net's checkpoint for ``--c`` between two epochs, where it would count one too many."""
+        self.current_epoch -= 1
+        self.save_checkpoint(str(Path(self.output_folder) / LATEST))
+        self.current_epoch += 1
 
     def save_checkpoint(self, filename: str) -> None:
         """A stock checkpoint, readable without this plugin, with our own state under one extra key."""
-        if self.disable_checkpointing:
+        if self.disable_checkpointing or not self.ranks.is_first:
             super().save_checkpoint(filename)
             return
         part = Path(f"{filename}.part")
         super().save_checkpoint(str(part))
         checkpoint = torch.load(part, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
-        checkpoint["nnunet_gml"] = {
-            "version": __version__,
-            "trainer": type(self).__name__,
-            "federation": self.site.federation.digest if self.site else None,
-        }
+        checkpoint[STATE] = self.state(Path(filename).name)
         torch.save(checkpoint, part)
         part.replace(filename)
 
-    def _prepare_for_peers(self, site: Site) -> None:
-        seed = (site.federation.seed, site.name, "gate")
-        self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
-        self.peer_network = copy.deepcopy(weights.unwrap(self.network))
-        if self._do_i_compile():
-            self.peer_network.compile()
-        self.pulls: list[Tensor] = []
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """nnU-Net's own, and our state; a stock checkpoint has none."""
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+        self.restored = checkpoint.get(STATE, {})
+        self.round = self.restored.get("round", self._due_round())
 
-    def _train_step_with(self, peer: Peer, batch: dict[str, Any]) -> dict[str, Any]:
-        target = batch["target"]
-        losses = train_with_peer(
-            batch["data"].to(self.device, non_blocking=True),
-            [scale.to(self.device, non_blocking=True) for scale in target]
-            if isinstance(target, list)
-            else target.to(self.device, non_blocking=True),
-            Learner(self.network, self.optimizer, self.grad_scaler),
-            peer,
-            self.loss,
-            self.distil,
+    @property
+    def own_site(self) -> Site:
+        """This site's settings, in a training."""
+        assert self.site is not None, "only a validation runs without a site"
+        return self.site
+
+    def labelled_at(self, site: str) -> Tensor:
+        """``(C,)``, bool: the classes that a site contours."""
+        names = labelled_by(self.own_site.federation.member(site), self.classes)
+        return torch.tensor([name in names for name in self.classes])
+
+    def names_to_keep(self) -> frozenset[str]:
+        """Tensors that no average touches."""
+        if self.merge_exclude == "normalization":
+            return merging.normalization_names(weights.unwrap(self.network))
+        return frozenset()
+
+    def say(self, sentence: str) -> None:
+        """Write a sentence into the training log, as everything from here begins."""
+        self.print_to_log_file(f"nnunet-gml: {sentence}")
+
+    def _build_loss(self) -> Any:  # noqa: ANN401 - nnU-Net's, not typed
+        """nnU-Net's loss; where a class is never contoured here, it may hide in the background."""
+        loss = super()._build_loss()
+        self.deep_supervision_weights: tuple[float, ...] = (
+            tuple(map(float, loss.weight_factors)) if isinstance(loss, DeepSupervisionWrapper) else (1.0,)
         )
-        self.pulls.append(losses.distillation)
-        return {"loss": losses.supervised.cpu().numpy()}
+        if self.site is None or bool(self.labelled_at(self.site.name).all()):
+            return loss
+        return MarginalBackground(
+            loss,
+            self.labelled_at(self.site.name),
+            self.label_manager.has_regions,
+            self.label_manager.ignore_label,
+        )
+
+    def _order_channels(self, site: Site) -> None:
+        """Give every class the initial output weights that it has at the other sites."""
+        names = site.federation.classes
+        if names is None or set(names) != set(self.classes):  # `check_agreement` says what differs
+            return
+        self._channel_order = channels.class_order(self.classes, names)
+        if self._channel_order is not None:
+            tensors, layers = weights.named_tensors(self.network), channels.output_layers(self.network)
+            weights.put(channels.from_federation(tensors, layers, self._channel_order, True), self.network)
+
+    def _is_round_end(self) -> bool:
+        return is_round_end(self.current_epoch, self.warmup_epochs, self.epochs_per_round)
+
+    def _due_round(self) -> int:
+        return round_number(self.current_epoch, self.warmup_epochs, self.epochs_per_round)
+
+    def _take_up_round(self) -> None:
+        """After ``--c``: begin the round at whose end the checkpoint was written, if that is still to do."""
+        if self.restored and self._is_round_end() and self.round < self._due_round() <= self._last_round():
+            self.say(f"continued: round {self._due_round()} is begun again")
+            self.begin_round(self._due_round())
+
+    def _last_round(self) -> int:
+        return round_number(self.num_epochs - 1, self.warmup_epochs, self.epochs_per_round)
 
     def _facts(self, round_: int, dtype: str) -> Facts:
-        site = self.exchange.site
+        site = self.own_site
+        labelled = labelled_by(site.member, self.classes)
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
-        named = {name: float(d) for name, d in zip(self.classes, dice, strict=True) if np.isfinite(d)}
+        named = {
+            name: float(d)
+            for name, d in zip(self.classes, dice, strict=True)
+            if name in labelled and np.isfinite(d)
+        }
         return Facts(
             round=round_,
             epoch=self.current_epoch,
             plans_digest=site.federation.plans_digest,
             schema_digest=self.exchange.schema_digest,
             dtype=dtype,
-            labelled=labelled_by(site.member, self.classes),
-            cases=len(gate.base_loader(self.dataloader_train).indices) if site.share_cases else None,
+            labelled=labelled,
+            cases=self.training_cases() if site.share_cases else None,
             dice=named if site.share_dice else None,
         )
 
-    def _meet(self, arrival: Arrival) -> None:
-        """Score the peer against ourselves, and learn with it if it is trusted in any class."""
-        peer, round_ = arrival.delivery.peer, arrival.delivery.round
-        theirs, ours = self._score(self.peer_network), self._score(self.network)
-        labelled = self._labelled_at(peer) & self._labelled_at(self.exchange.site.name)
-        stated = arrival.delivery.manifest.dice or {}
-        declared = torch.tensor([stated.get(name, torch.nan) for name in self.classes])
-        meeting = Meeting(
-            arrival,
-            self.current_epoch,
-            self.classes,
-            theirs,
-            ours,
-            trust=trust_per_class(theirs, ours, labelled, declared),
-            weight=self.distillation_weight * min(1.0, round_ / max(1, self.ramp_rounds)),
-        )
-        self.peer = self._learn_from(meeting, labelled) if meeting.is_useful else None
-        self.peer_leaves_at = self.current_epoch + self.mutual_epochs
-        self._say(meeting.sentence(self.mutual_epochs))
-        self.exchange.met(arrival, float(meeting.trust.mean()))
-        try:
-            meeting.append_to(Path(self.output_folder))
-        except OSError as error:
-            self._say(f"round {round_} is missing in the list of rounds: {error}")
-
-    def _learn_from(self, meeting: Meeting, labelled: Tensor) -> Peer:
-        with self._as_network(self.peer_network):
-            optimizer, self.peer_schedule = self.configure_optimizers()
-        ours = self.grad_scaler
-        scaler = ours and torch.amp.GradScaler(self.device.type, init_scale=ours.get_scale())
-        return Peer(
-            learner=Learner(self.peer_network, optimizer, scaler),
-            trust=meeting.trust.to(self.device),
-            trust_in_us=trust_per_class(meeting.ours, meeting.theirs, labelled).to(self.device),
-            labelled=labelled.to(self.device),
-            weight=meeting.weight,
-            learns=self.peer_learns,
-        )
-
-    def _score(self, network: nn.Module) -> Scores:
-        with self._as_network(network):
-            return gate.score(network, self.gate_list, self.validation_step)
-
-    @contextmanager
-    def _as_network(self, network: nn.Module) -> Iterator[None]:
-        """Let nnU-Net's own methods act on another network for a moment."""
-        own, self.network = self.network, network
-        try:
-            yield
-        finally:
-            self.network = own
-
-    def _labelled_at(self, site: str) -> Tensor:
-        names = labelled_by(self.exchange.site.federation.member(site), self.classes)
-        return torch.tensor([name in names for name in self.classes])
+    def training_cases(self) -> int:
+        """How many cases this site trains on."""
+        return len(gate.base_loader(self.dataloader_train).indices)
 
     def _load_site(self) -> Site | None:
         """This site's settings; None where there are none, which is enough for ``--val``."""
@@ -260,17 +258,8 @@ class GossipTrainer(nnUNetTrainer):
         except ConfigError as error:
             self._stop(error)
 
-    def _say(self, sentence: str) -> None:
-        self.print_to_log_file(f"nnunet-gml: {sentence}")
-
     def _stop(self, error: ConfigError) -> NoReturn:
-        self._say(f"error: {error}")
+        self.say(f"error: {error}")
         if error.hint:
-            self._say(f"hint: {error.hint}")
+            self.say(f"hint: {error.hint}")
         sys.exit(2)
-
-
-class FrozenGossipTrainer(GossipTrainer):
-    """The peer's network only teaches: one more forward pass a step instead of a second training."""
-
-    peer_learns = False

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from courier_kit import build_sites, running_server
 from nnunet_kit import preprocess
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from trainer_kit import Training
 
+from nnunet_gml import trust
 from peer_sync.mailbox import Mailbox
 from peer_sync.server.embedded import Server
 from peer_sync.site import Site
@@ -65,3 +68,11 @@ def phantom_data(tmp_path_factory):
         return made[kind]
 
     return folder
+
+
+@pytest.fixture
+def run(phantom_data, tmp_path, monkeypatch) -> Training:
+    """Train a class for a few steps in this process; a peer is trusted however little it knows."""
+    monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)  # a second an epoch
+    return Training(phantom_data, tmp_path, monkeypatch)

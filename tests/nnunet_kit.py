@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,15 @@ import pytest
 import SimpleITK
 import torch
 from courier_kit import build_sites
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_gml import weights
+from nnunet_gml.gate import randomness_of
+from nnunet_gml.learning import GossipTrainer
 from nnunet_gml.phantom import ORGANS, write_dataset
 from nnunet_gml.plans import plans_digest
 from nnunet_gml.simulation.shared_plans import small_configuration
 from nnunet_gml.simulation.workspace import Recipe
-from nnunet_gml.trainer import GossipTrainer
 from peer_sync.mailbox import Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.site import Site, load_site
@@ -30,8 +34,10 @@ from peer_sync.site import Site, load_site
 DATASET_ID = 901
 CONFIGURATION = "3d_small"
 IGNORE = len(ORGANS) + 1
+MANY = "many configurations"
 LABELS: Mapping[str, Mapping[str, object]] = {
     "labels": {},
+    MANY: {},
     "ignore": {"labels": {"background": 0, **ORGANS, "ignore": IGNORE}},
     "regions": {
         "labels": {
@@ -79,7 +85,7 @@ def _preprocess_here(folder: Path, kind: str) -> None:
     raw = write_dataset(folder / "nnUNet_raw", DATASET_ID, "north", 3, training_cases=4, test_cases=1)
     description = json.loads((raw / "dataset.json").read_text()) | LABELS[kind]
     (raw / "dataset.json").write_text(json.dumps(description))
-    if kind != "labels":
+    if kind not in ("labels", MANY):
         for path in sorted((raw / "labelsTr").glob("*.nii.gz")):
             _ignore_a_slab(path)
     extract_fingerprint_dataset(DATASET_ID, num_processes=1)
@@ -87,10 +93,37 @@ def _preprocess_here(folder: Path, kind: str) -> None:
     plans_file = folder / "nnUNet_preprocessed" / raw.name / "nnUNetPlans.json"
     plans = json.loads(plans_file.read_text())
     plans["configurations"][CONFIGURATION] = small_configuration(plans, RECIPE)
+    if kind == MANY:
+        plans["configurations"] |= many_configurations(plans)
     plans_file.write_text(json.dumps(plans))
-    preprocess_dataset(DATASET_ID, configurations=(CONFIGURATION,), num_processes=(1,))
+    configurations = ("2d_small", "3d_lowres_small", CONFIGURATION) if kind == MANY else (CONFIGURATION,)
+    preprocess_dataset(DATASET_ID, configurations=configurations, num_processes=(1,) * len(configurations))
     splits = [{"train": ["north_000", "north_001", "north_002"], "val": ["north_003"]}]
     (plans_file.parent / "splits_final.json").write_text(json.dumps(splits))
+
+
+def many_configurations(plans: Mapping) -> dict[str, dict]:
+    """2d, residual encoder, and the cascade, all as small as the others."""
+    flat = replace(RECIPE, configuration="2d", patch_size=(24, 24))
+    small = plans["configurations"][CONFIGURATION]
+    residual = copy.deepcopy(small)
+    arguments = residual["architecture"]["arch_kwargs"]
+    del arguments["n_conv_per_stage"]
+    residual["architecture"]["network_class_name"] = (
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    )
+    arguments |= {"n_blocks_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1]}
+    return {
+        "2d_small": small_configuration(plans, flat),
+        "3d_resenc": residual,
+        "3d_lowres_small": {
+            "inherits_from": CONFIGURATION,
+            "spacing": [6.0, 6.0, 6.0],
+            "data_identifier": "nnUNetPlans_3d_lowres_small",
+            "next_stage": "3d_cascade_small",
+        },
+        "3d_cascade_small": {"inherits_from": CONFIGURATION, "previous_stage": "3d_lowres_small"},
+    }
 
 
 def _ignore_a_slab(path: Path) -> None:
@@ -129,20 +162,22 @@ def plans_of(folder: Path) -> tuple[dict, dict]:
     return plans, dataset_json
 
 
-def build_trainer(cls: type, data: Path, epochs: int = 2, iterations: int = 2):
+def build_trainer(
+    cls: type, data: Path, epochs: int = 2, iterations: int = 2, configuration: str = CONFIGURATION
+):
     """The trainer as nnU-Net's command makes it, with a short run."""
     plans, dataset_json = plans_of(data)
-    trainer = cls({**plans, "continue_training": False}, CONFIGURATION, 0, dataset_json, torch.device("cpu"))
+    trainer = cls({**plans, "continue_training": False}, configuration, 0, dataset_json, torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
     trainer.num_val_iterations_per_epoch = 1
     return trainer
 
 
-def sites_for(folder: Path, data: Path) -> dict[str, Site]:
+def sites_for(folder: Path, data: Path, configuration: str = CONFIGURATION) -> dict[str, Site]:
     """North and south, with the plans digest of the data set, reading each other's folder."""
     sites = build_sites(folder)
     text = (folder / "federation.toml").read_text()
-    digest = plans_digest(*plans_of(data), CONFIGURATION)
+    digest = plans_digest(*plans_of(data), configuration)
     old = next(iter(sites.values())).federation.plans_digest
     (folder / "federation.toml").write_text(text.replace(old, digest))
     return {name: load_site(folder / f"{name}.toml") for name in sites}
@@ -164,16 +199,16 @@ class WaitingTrainer(GossipTrainer):
     mutual_epochs = 10
     gate_batches = 2
 
-    def on_train_epoch_start(self) -> None:
+    def on_epoch_start(self) -> None:
         if self.current_epoch == self.warmup_epochs:
             wait_for_delivery(self.exchange.site)
-        super().on_train_epoch_start()
+        super().on_epoch_start()
 
 
 def wait_for_delivery(site: Site, seconds: float = 20.0) -> None:
     """Until the inbox holds whole weights."""
     end = time.monotonic() + seconds
-    while not list((site.folder / "inbox").rglob("weights.safetensors")):
+    while not any((site.folder / "inbox").glob("[a-z]*/*/weights.safetensors")):
         assert time.monotonic() < end, f"nothing in the inbox of {site.folder}"
         time.sleep(0.05)
     time.sleep(0.2)
@@ -196,6 +231,19 @@ def offer_network(site: Site, network: torch.nn.Module, classes: tuple[str, ...]
     )
     mailbox.offer(payload, facts)
     mailbox.close()
+
+
+def offer_like_a_peer(site: Site, data: Path, configuration: str = CONFIGURATION) -> None:
+    """Publish what a peer may have: the federation's initial weights, moved by 1 %."""
+    trainer = build_trainer(nnUNetTrainer, data, configuration=configuration)
+    with randomness_of(site.federation.seed, "initial weights"):
+        trainer.initialize()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in trainer.network.parameters():
+            step = torch.randn(tensor.shape, generator=generator)
+            tensor.add_(0.01 * tensor.abs().mean() * step)
+    offer_network(site, trainer.network)
 
 
 def stop_workers(trainer) -> None:

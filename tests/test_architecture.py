@@ -20,7 +20,24 @@ SSH_MODULES = (
     "session.py",
     "ssh.py",
 )
-METHOD = ("distillation", "mutual", "payload", "trust", "weights")
+METHOD = (
+    "channels",
+    "distillation",
+    "divergence",
+    "masks",
+    "merging",
+    "mutual",
+    "outputs",
+    "partial_labels",
+    "payload",
+    "precision",
+    "proximal",
+    "ranks",
+    "tensors",
+    "trust",
+    "voxels",
+    "weights",
+)
 
 
 def imported(path: Path) -> set[str]:

@@ -115,6 +115,19 @@ def test_plans_digest_is_the_one_the_trainer_checks(phantom_data, capsys):
     assert capsys.readouterr().out.strip() == plans_digest(*plans_of(phantom_data()), CONFIGURATION)
 
 
+def test_plans_digest_by_name_is_another(phantom_data, capsys):
+    """What goes into a federation.toml with the key classes."""
+    (folder,) = (phantom_data() / "nnUNet_preprocessed").glob("Dataset*")
+    planned = plans_of(phantom_data())
+    capsys.readouterr()
+
+    assert main(["plans", "digest", str(folder), CONFIGURATION, "--by-name"]) == 0
+
+    said = capsys.readouterr().out.strip()
+    assert said == plans_digest(*planned, CONFIGURATION, by_name=True)
+    assert said != plans_digest(*planned, CONFIGURATION)
+
+
 def test_plans_digest_without_plans_says_what_to_do(tmp_path, capsys):
     """Before planning."""
     assert main(["plans", "digest", str(tmp_path), "3d_fullres"]) == 2

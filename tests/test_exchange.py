@@ -38,9 +38,9 @@ def test_a_site_offers_the_type_it_was_told_to(network, tmp_path, dtype):
     )
     facts = replace(FACTS, schema_digest=north.schema_digest)
     try:
-        for exchange in (north, south):
+        for exchange, peer in ((north, "south"), (south, "north")):
             exchange.start()
-            exchange.begin_round(network, lambda written: replace(facts, dtype=written), 1)
+            exchange.begin_round(network, lambda written: replace(facts, dtype=written), 1, (peer,))
         arrival = received(south, network)
     finally:
         north.stop()

@@ -1,6 +1,5 @@
 """GossipTrainer inside nnU-Net's real training loop, on a tiny phantom that nnU-Net preprocessed."""
 
-import json
 import random
 import subprocess
 import sys
@@ -13,29 +12,18 @@ from nnunet_kit import (
     CONFIGURATION,
     WaitingTrainer,
     build_trainer,
-    offer_network,
     seed_everything,
     sites_for,
     stop_workers,
     use_folders,
 )
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from trainer_kit import StockTrainer, a_little_further, ledger, log_of, rounds, same_weights
 
 from nnunet_gml import gate, trust, weights
-from nnunet_gml.gate import randomness_of
-from nnunet_gml.trainer import GossipTrainer
+from nnunet_gml.learning import GossipTrainer
 from peer_sync.site import SITE_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-
-class StockTrainer(nnUNetTrainer):
-    """Stock nnU-Net from the initial weights that the federation's seed gives."""
-
-    def initialize(self) -> None:
-        with randomness_of(7, "initial weights"):
-            super().initialize()
 
 
 class Mutual(WaitingTrainer):
@@ -55,60 +43,6 @@ class FrozenWithoutWeight(WaitingTrainer):
     peer_learns = False
 
 
-@pytest.fixture
-def run(phantom_data, tmp_path, monkeypatch):
-    """Train a class for a few steps; with a peer's offer lying ready, if a change to it is given."""
-    monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
-    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)  # a second an epoch
-
-    def train(cls, kind="labels", peer=None, epochs=3):
-        data = phantom_data(kind)
-        folder = tmp_path / cls.__name__
-        folder.mkdir()
-        use_folders(data, monkeypatch, results=folder / "results")
-        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-        sites = sites_for(folder, data)
-        monkeypatch.setenv(SITE_VARIABLE, str(sites["north"].path))
-        trainer = build_trainer(cls, data, epochs)
-        trainer.initialize()
-        if peer is not None:
-            network = build_trainer(StockTrainer, data)
-            network.initialize()
-            peer(network.network)
-            offer_network(sites["south"], network.network, getattr(trainer, "classes", ()))
-        seed_everything()
-        trainer.run_training()
-        return trainer
-
-    return train
-
-
-def a_little_further(network: torch.nn.Module) -> None:
-    """What a peer may send: our initial weights, moved by 1 %."""
-    torch.manual_seed(5)
-    for tensor in weights.named_tensors(network).values():
-        tensor.add_(0.01 * tensor.abs().mean() * torch.randn_like(tensor))
-
-
-def rounds(trainer) -> list[dict]:
-    path = Path(trainer.output_folder) / "gml_rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def log_of(trainer) -> str:
-    return Path(trainer.log_file).read_text()
-
-
-def ledger(trainer) -> list[dict]:
-    path = trainer.exchange.site.folder / "ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def same_weights(a, b) -> bool:
-    one, other = (weights.named_tensors(t.network) for t in (a, b))
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize("cls", [MutualWithoutWeight, FrozenWithoutWeight])
 def test_weight_zero_with_a_peer_is_stock_bit_for_bit(run, cls):
     """λ = 0: two epochs of steps with a peer's network beside ours leave stock nnU-Net's weights."""
@@ -124,7 +58,7 @@ def test_a_round_with_a_peer_changes_what_is_learnt(run, cls, kind):
     """Softmax, ignore label and regions: offered, collected, trusted, learnt with, logged; all finite."""
     alone, ours = run(StockTrainer, kind), run(cls, kind, peer=a_little_further)
 
-    (round_,) = rounds(ours)
+    round_, _left = rounds(ours)
     assert round_["peer"] == "south" and round_["used"] and round_["classes"] == list(ours.classes)
     told = [(line["event"], line["verdict"]) for line in ledger(ours)]
     assert told == [("offer", "offered"), ("collect", "accepted"), ("meet", None)]
@@ -201,17 +135,18 @@ def test_a_full_disk_at_a_rounds_end_stops_nobody(run, monkeypatch):
 
 
 def test_a_gpu_too_small_for_two_networks_goes_on_with_one(run, monkeypatch):
-    """Out of memory because a peer came: the step is stock's, the peer is dropped, the log says so."""
+    """Out of memory because a peer came: tried in two passes, then the step is stock's; the log says both."""
 
-    def too_large(*arguments: object) -> None:
+    def too_large(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("nnunet_gml.trainer.train_with_peer", too_large)
+    monkeypatch.setattr("nnunet_gml.learning.train_with_peer", too_large)
 
     stock, ours = run(StockTrainer), run(Mutual, peer=a_little_further)
 
     assert rounds(ours)[0]["used"]
-    assert log_of(ours).count("too small for two networks") == 1
+    assert log_of(ours).count("too small for two networks at once: from now on") == 1
+    assert log_of(ours).count("too small for two networks: this step") == 1
     assert same_weights(stock, ours)
 
 
@@ -235,7 +170,7 @@ def test_checkpoint_is_stock_with_one_key_more(run):
     stock.load_checkpoint(str(path))
 
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
-    assert set(checkpoint["nnunet_gml"]) == {"version", "trainer", "federation"}
+    assert set(checkpoint["nnunet_gml"]) == {"version", "trainer", "federation", "round", "trust", "gate"}
     assert stock.current_epoch == 3
     assert same_weights(stock, ours)
     assert not list(path.parent.glob("*.part"))
@@ -294,16 +229,6 @@ def test_other_plans_stop_at_once_and_name_both_digests(phantom_data, tmp_path, 
     assert "plans digest of configuration 3d_small" in said and sites["north"].federation.plans_digest in said
 
 
-def test_several_gpus_are_refused_at_the_start(phantom_data, tmp_path, monkeypatch):
-    """Not supported yet: said before anything is trained."""
-    use_folders(phantom_data(), monkeypatch, results=tmp_path)
-    trainer = build_trainer(GossipTrainer, phantom_data())
-    trainer.is_ddp = True
-
-    with pytest.raises(NotImplementedError, match="leave out -num_gpus"):
-        trainer.initialize()
-
-
 @pytest.mark.parametrize("kind", ["labels", "ignore", "regions"])
 def test_the_gate_scores_equal_networks_equally(phantom_data, tmp_path, monkeypatch, kind):
     """nnU-Net's validation step writes into the target; the second network must see what the first saw."""
@@ -358,3 +283,59 @@ def test_without_checkpointing_no_checkpoint_is_written(run):
     ours = run(Unsaved)
 
     assert not list(Path(ours.output_folder).glob("*.pth*"))
+
+
+def leaves_after(cls, **attributes):
+    """A trainer whose peer stays for one epoch, with other settings."""
+    return type(cls.__name__, (cls,), {"mutual_epochs": 1, **attributes})
+
+
+def test_a_better_peers_weights_are_taken_over_when_it_leaves(run, monkeypatch):
+    """merge = "best", and any peer is better: the share is 1 in the list of rounds."""
+    monkeypatch.setattr("nnunet_gml.merging.MARGIN", -2.0)
+
+    ours = run(leaves_after(Mutual, merge="best"), peer=a_little_further)
+
+    assert rounds(ours)[1]["event"] == "left" and rounds(ours)[1]["merged"] == 1.0
+    assert "100% of its weights taken over" in log_of(ours)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"contrast_weight": 0.5}, {"temperature": 2.0}, {"uses_trust": False}, {"mask": "union"}],
+)
+def test_every_setting_of_the_method_changes_what_is_learnt(run, attributes):
+    """Contrast, temperature, full trust, another mask: each its own weights in the end, all finite."""
+    plain = run(Mutual, peer=a_little_further)
+    other = run(type("Other", (Mutual,), attributes), peer=a_little_further)
+
+    assert not same_weights(plain, other)
+    assert all(torch.isfinite(t).all() for t in weights.named_tensors(other.network).values())
+
+
+def test_two_passes_learn_what_one_pass_learns(run):
+    """low_memory: the same weights but for rounding, with both networks never in memory with their graphs."""
+    one, two = (
+        run(Mutual, peer=a_little_further),
+        run(type("LowMemory", (Mutual,), {"low_memory": True}), peer=a_little_further),
+    )
+
+    pairs = [weights.named_tensors(trainer.network) for trainer in (one, two)]
+    assert all(torch.allclose(pairs[0][name], pairs[1][name], atol=1e-4) for name in pairs[0])
+    assert rounds(two)[0]["used"]
+
+
+def test_a_peers_weights_are_in_no_checkpoint_but_the_latest(run):
+    """While it is here the latest has them, for --c; what is handed on has not."""
+    seen = {}
+
+    class Watched(Mutual):
+        def save_checkpoint(self, filename: str) -> None:
+            super().save_checkpoint(filename)
+            content = torch.load(filename, map_location="cpu", weights_only=False)
+            seen.setdefault(Path(filename).name, []).append("visit" in content["nnunet_gml"])
+
+    run(Watched, peer=a_little_further)
+
+    assert any(seen["checkpoint_latest.pth"])
+    assert not any(seen["checkpoint_best.pth"] + seen["checkpoint_final.pth"])

@@ -19,7 +19,7 @@ from peer_sync.site import SITE_VARIABLE
 EPOCHS = 16
 VARIANT = f"""
 import torch
-from nnunet_gml.trainer import GossipTrainer
+from nnunet_gml.learning import GossipTrainer
 
 
 class nnUNetTrainerGML_short(GossipTrainer):

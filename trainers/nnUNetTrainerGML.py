@@ -1,6 +1,6 @@
 """``-tr nnUNetTrainerGML``: gossip mutual learning, both networks learn."""
 
-from nnunet_gml.trainer import GossipTrainer
+from nnunet_gml.learning import GossipTrainer
 
 
 class nnUNetTrainerGML(GossipTrainer):  # noqa: N801 - nnU-Net's way of naming

@@ -1,6 +1,6 @@
 """``-tr nnUNetTrainerGMLFrozen``: gossip distillation, the peer's network only teaches."""
 
-from nnunet_gml.trainer import FrozenGossipTrainer
+from nnunet_gml.learning import FrozenGossipTrainer
 
 
 class nnUNetTrainerGMLFrozen(FrozenGossipTrainer):  # noqa: N801 - nnU-Net's way of naming

@@ -1,0 +1,284 @@
+"""Gossip mutual learning: between nnU-Net's epochs a peer's network comes, and both learn on local data."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_gml import gate, merging, weights
+from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
+from nnunet_gml.exchange import Arrival
+from nnunet_gml.merging import MergeKind
+from nnunet_gml.mutual import Learner, Method, train_with_peer
+from nnunet_gml.rounds import Meeting, Parting, Stay
+from nnunet_gml.trainer import LATEST, FederatedTrainer
+from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
+from nnunet_gml.visit import Visit, peer_of, scaler_like
+
+
+class GossipTrainer(FederatedTrainer):
+    """nnU-Net that, between epochs, exchanges weights with one random peer and learns with it.
+
+    After ``warmup_epochs`` of stock training a round begins every ``epochs_per_round`` epochs: our weights
+    are offered, one peer's are collected in the background, scored per class on a fixed list of local
+    validation patches, and for ``mutual_epochs`` epochs both networks learn from the data and from each
+    other. With no peer at hand, an epoch is stock nnU-Net's.
+    """
+
+    distillation_weight: float = 0.5
+    """λ, reached after ``ramp_rounds`` rounds."""
+    ramp_rounds: int = 3
+    mask: MaskKind = "agree"
+    temperature: float = 1.0
+    contrast_weight: float = 0.0
+    """μ, how much the voxels count in which the peer is wrong; 0 leaves them out."""
+    distils_all_heads: bool = False
+    """Compare all outputs of nnU-Net's deep supervision, not only the full resolution."""
+    peer_learns: bool = True
+    """Mutual learning; False: the peer's network is frozen and only teaches."""
+    low_memory: bool = False
+    """Train the two networks one after the other in each step: less memory, one more forward pass."""
+    mutual_epochs: int = 5
+    uses_trust: bool = True
+    """False: a peer is fully believed in every class that both sites contour."""
+    trust_smoothing: float = 0.5
+    """Weight of earlier meetings with the same peer in the trust per class."""
+    gate_batches: int = 8
+    """Validation batches on which both networks are compared; chosen once."""
+    merge: MergeKind = "none"
+    """What becomes of the peer's weights when it leaves."""
+
+    visit: Visit | None = None
+    """The peer that is here."""
+
+    def prepare(self) -> None:
+        """Choose the validation patches of the run, make room for a peer, and take up what ``--c`` left."""
+        seed = (self.own_site.federation.seed, self.own_site.name, "gate")
+        self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
+        self.trust_memory = TrustMemory(self.trust_smoothing)
+        self.peer_network = self._room_for_a_peer()
+        self.method = Method(
+            supervise=self.loss,
+            distil=ClassWiseDistillation(
+                has_regions=self.label_manager.has_regions,
+                ignore_label=self.label_manager.ignore_label,
+                mask=self.mask,
+                temperature=self.temperature,
+                contrast_weight=self.contrast_weight,
+            ),
+            head_weights=self.deep_supervision_weights if self.distils_all_heads else (1.0,),
+            in_two_passes=self.low_memory,
+        )
+        self._take_up(self.restored)
+
+    def on_epoch_start(self) -> None:
+        """Let the last peer go when its epochs are over, and take in a new one if its weights are here."""
+        if self.visit is not None and self.current_epoch >= self.visit.leaves_at:
+            self.let_peer_go(self.merge)
+        arrival = self.receive()
+        if arrival is not None:
+            self.let_peer_go(self.merge)
+            weights.put(arrival.tensors, self.peer_network)
+            self._meet(arrival)
+        super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """A peer follows nnU-Net's learning rate."""
+        super().on_train_epoch_start()
+        if self.visit is not None:
+            self.visit.begin_epoch(self.current_epoch)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Stock nnU-Net's step, or one of two networks while a peer is here."""
+        while self.visit is not None:
+            try:
+                return self._train_step_with(self.visit, batch)
+            except torch.OutOfMemoryError:
+                if self.is_ddp:  # the other GPUs are in the middle of this step
+                    raise
+                torch.cuda.empty_cache()
+                self._save_memory()
+        step: dict[str, Any] = super().train_step(batch)
+        return step
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log how far the peer pulled, beside nnU-Net's training loss."""
+        super().on_train_epoch_end(train_outputs)
+        if self.visit is not None:
+            self.say(self.visit.stay.sentence())
+
+    def on_train_end(self) -> None:
+        """A peer that is still here leaves no trace in the final checkpoint."""
+        self.let_peer_go("none")
+        super().on_train_end()
+        del self.peer_network, self.gate_list
+
+    def state(self, filename: str) -> dict[str, Any]:
+        """Also the trust in each peer, what the gate compares on, and in the latest checkpoint the peer."""
+        state = {
+            **super().state(filename),
+            "trust": self.trust_memory.state(),
+            "gate": gate.digest(self.gate_list),
+        }
+        if self.visit is not None and filename == LATEST:
+            state["visit"] = self.visit.state()
+        return state
+
+    def let_peer_go(self, merge: MergeKind) -> None:
+        """Score both networks once more, merge if asked to, write it down, and drop the peer."""
+        if self.visit is None:
+            return
+        visit, self.visit = self.visit, None
+        theirs, ours = self._score(self.peer_network), self._score(self.network)
+        share = merging.merge(
+            merge,
+            self.network,
+            self.peer_network,
+            self.optimizer,
+            theirs.mean,
+            ours.mean,
+            lambda: self._score(self.network).mean,
+            self.names_to_keep(),
+        )
+        parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, share)
+        self.say(parting.sentence())
+        self._write_down(parting)
+
+    def _room_for_a_peer(self) -> nn.Module:
+        network = copy.deepcopy(weights.unwrap(self.network))
+        if self._do_i_compile():
+            network.compile()
+        if self.is_ddp and self.peer_learns:
+            places = [self.local_rank] if self.device.type == "cuda" else None
+            return DistributedDataParallel(network, device_ids=places)
+        return network
+
+    def _train_step_with(self, visit: Visit, batch: dict[str, Any]) -> dict[str, Any]:
+        target = batch["target"]
+        report = train_with_peer(
+            batch["data"].to(self.device, non_blocking=True),
+            [scale.to(self.device, non_blocking=True) for scale in target]
+            if isinstance(target, list)
+            else target.to(self.device, non_blocking=True),
+            Learner(self.network, self.optimizer, self.grad_scaler),
+            visit.peer,
+            self.method,
+            measure=visit.stay.steps_of_epoch == 0,
+            agree=self.ranks.all_agree,
+        )
+        visit.stay.add(report, batch["data"][:, 0].numel())
+        return {"loss": report.supervised.cpu().numpy()}
+
+    def _save_memory(self) -> None:
+        if self.method.in_two_passes:
+            self.visit = None
+            self.say(
+                "the GPU's memory is too small for two networks: this step and the rest of the round "
+                "go on without the peer; nnUNetTrainerGMLFrozen needs less"
+            )
+            return
+        self.method = replace(self.method, in_two_passes=True)
+        self.say(
+            "the GPU's memory is too small for two networks at once: from now on each step trains one "
+            "after the other, which takes longer"
+        )
+
+    def _meet(self, arrival: Arrival) -> None:
+        """Score the peer against ourselves, and learn with it if it is trusted in any class."""
+        round_ = arrival.delivery.round
+        theirs, ours = self._score(self.peer_network), self._score(self.network)
+        meeting = Meeting.of(
+            arrival,
+            epoch=self.current_epoch,
+            classes=self.classes,
+            theirs=theirs,
+            ours=ours,
+            trust=self._trust(arrival, theirs, ours),
+            weight=self.distillation_weight * min(1.0, round_ / max(1, self.ramp_rounds)),
+        )
+        self.say(meeting.sentence(self.mutual_epochs))
+        if self.ranks.is_first:
+            self.exchange.met(arrival, float(meeting.trust.mean()))
+        self._write_down(meeting)
+        if meeting.is_useful:
+            self.visit = self._visit(meeting)
+            self.save_latest()
+
+    def _trust(self, arrival: Arrival, theirs: Scores, ours: Scores) -> Tensor:
+        peer = arrival.delivery.peer
+        if not self.uses_trust:
+            return self.labelled_at(peer).float()
+        stated = arrival.delivery.manifest.dice or {}
+        declared = torch.tensor([stated.get(name, torch.nan) for name in self.classes])
+        trust = trust_per_class(theirs, ours, self.labelled_at(peer), declared)
+        smoothed: Tensor = self.ranks.share(self.trust_memory.smoothed(peer, trust))
+        return smoothed
+
+    def _visit(self, meeting: Meeting) -> Visit:
+        with self._as_network(self.peer_network):
+            optimizer, schedule = self.configure_optimizers()
+        learner = Learner(self.peer_network, optimizer, scaler_like(self.grad_scaler, self.device))
+        labelled = self.labelled_at(self.own_site.name), self.labelled_at(meeting.peer)
+        peer = peer_of(meeting, learner, *labelled, self.uses_trust, self.peer_learns)
+        leaves_at = meeting.epoch + self.mutual_epochs
+        return Visit(
+            meeting, peer, schedule, leaves_at, Stay(torch.zeros(len(self.classes), dtype=torch.int64))
+        )
+
+    def _take_up(self, restored: dict[str, Any]) -> None:
+        """Continue after ``--c``: trust, patches, and the peer that was here."""
+        self.trust_memory.restore(restored.get("trust", {}))
+        found = gate.digest(self.gate_list)
+        if restored.get("gate", found) != found:
+            self.say("the fixed validation patches are not those of before: data, split or seed has changed")
+        if "visit" in restored:
+            meeting = Meeting.from_dict(restored["visit"]["meeting"])
+            self.visit = self._visit(meeting)
+            self.visit.take_up(restored["visit"])
+            self.say(f"continued with site {meeting.peer}, until epoch {self.visit.leaves_at}")
+
+    def _score(self, network: nn.Module) -> Scores:
+        """Dice on the fixed patches; a class that is not contoured here is not present in them."""
+        with self._as_network(network):
+            found = gate.score(network, self.gate_list, self.validation_step)
+        contoured = self.labelled_at(self.own_site.name)
+        scores: Scores = self.ranks.share(Scores(found.dice, found.is_present & contoured))
+        return scores
+
+    @contextmanager
+    def _as_network(self, network: nn.Module) -> Iterator[None]:
+        """Let nnU-Net's own methods act on another network for a moment."""
+        own, self.network = self.network, network
+        try:
+            yield
+        finally:
+            self.network = own
+
+    def _write_down(self, event: Meeting | Parting) -> None:
+        if not self.ranks.is_first:
+            return
+        try:
+            event.append_to(Path(self.output_folder))
+        except OSError as error:
+            self.say(f"round {self.round} is missing in the list of rounds: {error}")
+
+
+class FrozenGossipTrainer(GossipTrainer):
+    """The peer's network only teaches: one more forward pass a step instead of a second training."""
+
+    peer_learns = False
+
+
+class ContrastiveGossipTrainer(GossipTrainer):
+    """Mutual learning that also learns where the peer is wrong: away from its error, towards the label.
+
+    After the deep contrastive mutual learning of Chen and Yuan (arXiv:2503.03883); the formulas are ours.
+    """
+
+    contrast_weight = 0.5

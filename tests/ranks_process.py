@@ -1,0 +1,57 @@
+"""One of two processes of one training, as ``-num_gpus 2`` starts them, on CPUs and with gloo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from nnunet_kit import build_trainer, seed_everything, wait_for_delivery
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_gml import trust, weights
+from nnunet_gml.learning import GossipTrainer
+
+
+class TwoProcesses(GossipTrainer):
+    """nnU-Net takes it for granted that several processes have a GPU each; here they have none."""
+
+    warmup_epochs = 1
+    epochs_per_round = 10
+    mutual_epochs = 10
+    gate_batches = 2
+
+    def initialize(self) -> None:
+        self.device, self.grad_scaler = torch.device("cpu"), None
+        super().initialize()
+
+    def on_epoch_start(self) -> None:
+        if self.current_epoch == self.warmup_epochs and self.ranks.is_first:
+            wait_for_delivery(self.exchange.site)
+        super().on_epoch_start()
+
+
+def main(data: Path, rank: int, port: int) -> None:
+    """Train three epochs and print what this process has in the end."""
+    trust.LEAST_DICE = -1.0
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    without_gpu = lambda module, device_ids: DistributedDataParallel(module)  # noqa: E731
+    with patch("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP", without_gpu):
+        trainer = build_trainer(TwoProcesses, data, epochs=3)
+        seed_everything(rank)
+        trainer.run_training()
+    digest = hashlib.sha256()
+    for tensor in weights.named_tensors(trainer.network).values():
+        digest.update(tensor.numpy().tobytes())
+    facts = {"rank": rank, "weights": digest.hexdigest(), "exchanges": hasattr(trainer, "exchange")}
+    Path(os.environ["RANKS_OUT"], f"{rank}.json").write_text(json.dumps(facts))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
