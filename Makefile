@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload faults wheel clean help
+.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence faults wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +40,14 @@ bench-transfer: $(READY)
 # make bench-payload   bytes and errors of float32, float16 and int8 on the networks of make hippocampus
 bench-payload: $(READY)
 	$(BIN)/python benchmarks/payload.py hippocampus-run
+
+# make bench-distillation   memory and time of the distillation loss beside a stock training step
+bench-distillation: $(READY)
+	KINETO_LOG_LEVEL=99 $(BIN)/python benchmarks/distillation.py
+
+# make evidence SET=hippocampus   (or headneck, partial) the methods side by side; hours; continues where it stopped
+evidence: $(READY)
+	$(BIN)/python benchmarks/evidence.py $(SET)
 
 # make faults   every fault that the courier must survive, done to real processes; docs/results/faults.md
 faults: $(READY)
