@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_gml.simulate import DEFAULT_SEED, add_run_arguments, simulate
-from nnunet_gml.simulation.scores import STOCK
-from nnunet_gml.simulation.workspace import Recipe
+from nnunet_gml.simulation.recipe import STOCK, Recipe
 
 SITES = ("north", "east", "south")
 TRAINING_CASES = 12

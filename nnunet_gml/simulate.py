@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.simulation.recipe import Recipe, claim
 from nnunet_gml.simulation.steps import Simulation
-from nnunet_gml.simulation.workspace import Recipe, claim, read_sites
+from nnunet_gml.simulation.workspace import read_sites
 
 DEFAULT_SEED = 20261121
 
@@ -33,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="trainer to run; repeat it to compare (default: nnUNetTrainerGML)",
     )
+    parser.add_argument(
+        "--arm",
+        action="append",
+        dest="trainers",
+        metavar="NAME=TRAINER[,ATTRIBUTE=VALUE...]",
+        help="the same with a name of its own and other class attributes; `ensemble` averages all "
+        "individual models' probabilities, `pooled` trains stock nnU-Net on all sites' cases in one place",
+    )
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--iterations", type=int, default=250, help="per epoch (default: 250)")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
@@ -43,7 +52,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup-epochs", type=int, help="epochs before the first exchange")
     parser.add_argument("--epochs-per-round", type=int, help="epochs from one exchange to the next")
     parser.add_argument("--mutual-epochs", type=int, help="epochs with a peer in each round")
+    _add_data_arguments(parser)
     add_run_arguments(parser)
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unlabelled",
+        action="append",
+        default=[],
+        metavar="SITE=ORGAN[,ORGAN]",
+        help="organs that a site's training labels lack; its held-out labels keep them",
+    )
+    parser.add_argument(
+        "--no-mirroring",
+        action="store_false",
+        dest="mirroring",
+        help="train every arm without mirroring, so that left and right can be two classes",
+    )
+    parser.add_argument(
+        "--foreground",
+        type=float,
+        metavar="SHARE",
+        help="part of each batch's patches that lie around a labelled voxel (nnU-Net's own: 0.33)",
+    )
 
 
 def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,12 +125,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         "warmup_epochs",
         "epochs_per_round",
         "mutual_epochs",
+        "mirroring",
+        "foreground",
     )
     options: dict[str, Any] = {name: getattr(args, name) for name in names}
     for name in ("patch_size", "features", "spacing"):
         options[name] = tuple(getattr(args, name) or ()) or None
     datasets = tuple(str(path.resolve()) for path in args.datasets)
-    return Recipe(datasets=datasets, trainers=trainers, **options)
+    return Recipe(datasets=datasets, trainers=trainers, unlabelled=tuple(args.unlabelled), **options)
 
 
 def simulate(recipe: Recipe, out: Path, jobs: int = 2, continued: bool = False) -> int:
@@ -108,7 +142,7 @@ def simulate(recipe: Recipe, out: Path, jobs: int = 2, continued: bool = False) 
         0, or 1 if a site's training or prediction failed: the results are those of the others.
 
     Raises:
-        ConfigError: the raw datasets, the run folder or the trainers do not allow the run.
+        ConfigError: the raw datasets, the run folder or the arms do not allow the run.
     """
     out = out.resolve()
     sites = read_sites(recipe.datasets, out)

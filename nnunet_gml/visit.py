@@ -96,4 +96,3 @@ def peer_of(
 def scaler_like(ours: torch.amp.GradScaler | None, device: torch.device) -> torch.amp.GradScaler | None:
     """A gradient scaler of the peer's own, beginning where ours is; None where we have none."""
     return ours and torch.amp.GradScaler(device.type, init_scale=ours.get_scale())
-

@@ -3,7 +3,8 @@
 import pytest
 
 from nnunet_gml.simulation.loopback import free_ports, write_federation
-from nnunet_gml.simulation.workspace import Recipe, SiteSpace
+from nnunet_gml.simulation.recipe import Recipe
+from nnunet_gml.simulation.workspace import SiteSpace
 from peer_sync.federation import load_federation
 from peer_sync.site import load_site
 
@@ -34,7 +35,7 @@ def test_every_site_can_be_loaded(tmp_path, sites):
     federation = load_federation(tmp_path / "federation.toml")
     assert [member.name for member in federation.members] == ["a", "b"]
     assert (federation.seed, federation.plans_digest) == (8, "0" * 64)
-    loaded = [load_site(site.site_file(trainer, RECIPE)) for site in sites for trainer in RECIPE.trainers[1:]]
+    loaded = [load_site(site.site_file(trainer)) for site in sites for trainer in RECIPE.trainers[1:]]
     assert len({site.folder for site in loaded}) == 4
     assert loaded[0].folder == sites[0].folder / "mail"
 

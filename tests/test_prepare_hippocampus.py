@@ -64,5 +64,7 @@ def test_real_subjects_stay_together(prepare, tmp_path):
     groups = [{subject_of[case] for case in cases} for cases in (fold["train"], fold["val"], held_out)]
     assert [len(group) for group in groups] == [6, 2, 3]
     assert len(set.union(*groups)) == 11
+    with (raw / "patients.csv").open(newline="") as file:
+        assert all(subject_of[row["case"]] == row["patient"] for row in csv.DictReader(file))
     training = {path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir()}
     assert training == {*fold["train"], *fold["val"]}

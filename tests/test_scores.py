@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from nnunet_gml.simulation.recipe import STOCK, Arm
 from nnunet_gml.simulation.scores import (
-    STOCK,
     Score,
     Table,
     bytes_collected,
     evaluate,
     mean_dice,
+    patients_of,
+    read_scores,
     write_scores,
 )
 from nnunet_gml.simulation.workspace import SiteSpace
@@ -30,9 +32,11 @@ SCORES = (
 
 @pytest.fixture
 def table():
-    """Two sites, two trainers; site b has not finished the second one."""
-    trainers = ("nnUNetTrainer", "nnUNetTrainerGML")
-    return Table(("a", "b"), trainers, SCORES, {("a", "nnUNetTrainerGML"): 2_500_000})
+    """Two sites, two arms; site b has not finished the second one."""
+    arms = (Arm(STOCK, STOCK), Arm("nnUNetTrainerGML", "nnUNetTrainerGML"))
+    return Table(
+        ("a", "b"), arms, SCORES, {("a", "nnUNetTrainerGML"): 2_500_000, ("b", "nnUNetTrainerGML"): 0}
+    )
 
 
 def test_mean_dice_by_hand():
@@ -80,13 +84,13 @@ def test_bytes_collected_by_hand(tmp_path):
     assert bytes_collected(tmp_path / "nowhere") == 0
 
 
-def test_trainers_are_compared_on_the_same_sites_only():
+def test_arms_are_compared_on_the_same_sites_only():
     """Site b, where the organ is hard, has not finished with gossip: no mean over all sites, no gain."""
     scores = tuple(
         Score(site, trainer, "1", "organ", dice)
         for site, trainer, dice in (("a", STOCK, 0.9), ("b", STOCK, 0.3), ("a", "G", 0.8))
     )
-    table = Table(("a", "b"), (STOCK, "G"), scores, {})
+    table = Table(("a", "b"), (Arm(STOCK, STOCK), Arm("G", "G")), scores, {("a", "G"): 0, ("b", "G"): 0})
 
     rows = {row[0]: row[1:] for row in table.rows()}
 
@@ -96,13 +100,34 @@ def test_trainers_are_compared_on_the_same_sites_only():
 
 
 def test_csv_is_tidy(tmp_path):
-    """One row for each site, trainer, case and class."""
-    write_scores(tmp_path / "results.csv", SCORES[:1])
+    """One row for each site, arm, case and class; reading it back gives the same scores."""
+    score = Score("a", "nnUNetTrainer", "1", "organ", 0.6, "Ann")
+
+    write_scores(tmp_path / "results.csv", [score])
 
     assert (tmp_path / "results.csv").read_text().splitlines() == [
-        "site,trainer,case,class,dice",
-        "a,nnUNetTrainer,1,organ,0.6",
+        "site,arm,case,class,dice,patient",
+        "a,nnUNetTrainer,1,organ,0.6,Ann",
     ]
+    assert read_scores(tmp_path / "results.csv") == [score]
+
+
+def test_an_arm_without_exchange_has_no_bytes_to_count():
+    """Pooling moves images: a dash, also for all sites; gains are measured against the stock arm."""
+    scores = (Score("a", "alone", "1", "organ", 0.5), Score("a", "pooled", "1", "organ", 0.75))
+    table = Table(("a",), (Arm("alone", STOCK), Arm("pooled", STOCK)), scores, {})
+
+    assert table.heads() == ["site", "alone: Dice", "pooled: Dice", "MB moved", "gain"]
+    assert table.rows()[1] == ["all sites", "0.5000", "0.7500", "-", "+0.2500"]
+
+
+def test_patients_come_from_their_file(tmp_path):
+    """Two cases of one patient; without the file nothing is known."""
+    assert patients_of(tmp_path) == {}
+
+    (tmp_path / "patients.csv").write_text("case,patient\nc1,Ann\nc2,Ann\n")
+
+    assert patients_of(tmp_path) == {"c1": "Ann", "c2": "Ann"}
 
 
 def test_evaluation_by_hand(tmp_path):

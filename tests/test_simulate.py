@@ -12,8 +12,9 @@ import pytest
 from nnunet_gml import simulate
 from nnunet_gml.simulation import arms, commands
 from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
+from nnunet_gml.simulation.recipe import Arm, Recipe, claim
 from nnunet_gml.simulation.shared_plans import halvings, small_configuration
-from nnunet_gml.simulation.workspace import Recipe, claim, read_sites, slug
+from nnunet_gml.simulation.workspace import read_sites, slug
 from peer_sync.errors import ConfigError
 
 LABELS = {"background": 0, "organ": 1}
@@ -137,8 +138,8 @@ def test_only_the_stock_arm_knows_nothing_of_rounds():
     """The stock arm's class sets no attribute of ours; a gossip arm's does; both compile."""
     settings = recipe(warmup_epochs=2, epochs_per_round=1)
 
-    stock = arms.trainer_text("nnUNetTrainer", settings, 1, stock=True)
-    gossip = arms.trainer_text("nnUNetTrainerGML", settings, 1, stock=False)
+    stock = arms.trainer_text(Arm("nnUNetTrainer", "nnUNetTrainer"), settings, 1, stock=True)
+    gossip = arms.trainer_text(Arm("nnUNetTrainerGML", "nnUNetTrainerGML"), settings, 1, stock=False)
 
     assert "warmup_epochs" not in stock
     assert "    warmup_epochs = 2\n    epochs_per_round = 1\n" in gossip
@@ -151,7 +152,7 @@ def test_nnunet_finds_the_generated_class(tmp_path):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    text = arms.trainer_text("nnUNetTrainer", recipe(), 1, stock=True)
+    text = arms.trainer_text(Arm("nnUNetTrainer", "nnUNetTrainer"), recipe(), 1, stock=True)
     (tmp_path / "nnUNetTrainer_sim.py").write_text(text)
 
     found = recursive_find_python_class(
@@ -315,7 +316,7 @@ def test_each_exchanging_arm_has_its_own_mail(tmp_path):
     settings = recipe(trainers=("nnUNetTrainer", "nnUNetTrainerGML", "nnUNetTrainerGMLFrozen"))
     (site,) = read_sites([raw_dataset(tmp_path, "Dataset001_A")], tmp_path / "out")
 
-    mails = [site.mail(trainer, settings).name for trainer in settings.trainers[1:]]
+    mails = [site.mail(trainer).name for trainer in settings.trainers[1:]]
 
     assert mails == ["mail", "mail-nnUNetTrainerGMLFrozen"]
 

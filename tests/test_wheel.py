@@ -71,4 +71,4 @@ def test_nnunet_finds_the_trainers_of_the_wheel(installed):
     found = run(installed, code, nnUNet_extTrainer=folder)
 
     assert folder == str(installed / "nnunet_gml_trainers")
-    assert found.splitlines()[-1] == str(installed / "nnunet_gml" / "trainer.py")
+    assert found.splitlines()[-1] == str(installed / "nnunet_gml" / "learning.py")

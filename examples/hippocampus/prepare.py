@@ -78,7 +78,7 @@ def divide(
 
 
 def write_dataset(data: Path, target: Path, cases: Mapping[str, Sequence[str]], division: Division) -> None:
-    """Write one raw dataset: training scans, held-out scans, dataset.json, splits_final.json."""
+    """Write one raw dataset: scans for training, held-out scans, dataset.json, split and patients."""
     groups = {
         name: [case for subject in getattr(division, name) for case in sorted(cases[subject])]
         for name in ("training", "validation", "test")
@@ -96,6 +96,7 @@ def write_dataset(data: Path, target: Path, cases: Mapping[str, Sequence[str]], 
     }
     _write_json(target / "dataset.json", description)
     _write_json(target / "splits_final.json", [{"train": groups["training"], "val": groups["validation"]}])
+    _write_patients(target / "patients.csv", cases)
 
 
 def _copy(data: Path, target: Path, suffix: str, cases: Sequence[str]) -> None:
@@ -104,6 +105,14 @@ def _copy(data: Path, target: Path, suffix: str, cases: Sequence[str]) -> None:
         folder.mkdir(parents=True)
         for case in cases:
             shutil.copyfile(data / kind / f"{case}{ending}", folder / f"{case}{ending}")
+
+
+def _write_patients(path: Path, cases: Mapping[str, Sequence[str]]) -> None:
+    """Which subject each case shows, for statistics by subject."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("case", "patient"))
+        writer.writerows((case, subject) for subject in sorted(cases) for case in sorted(cases[subject]))
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -1,18 +1,22 @@
 """One arm of a simulation: a trainer with the run's length and seeds, as a class nnU-Net can find.
 
 nnU-Net knows trainers by class name only and has no option for the number of epochs, so a shorter
-run is a subclass. The text is the same for every arm but for the base class, so that all arms and
-sites begin with the same weights, and every arm of a site draws the same patches in each epoch.
+run is a subclass. The text is the same for every arm but for the base class and the attributes asked
+for, so that all arms and sites begin with the same weights, and every arm of a site draws the same
+patches in each epoch.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from nnunet_gml.installed import trainers_folder
-from nnunet_gml.simulation.workspace import Recipe, other_trainer_folders
+from nnunet_gml.simulation.recipe import ENSEMBLE, Arm, Recipe, Value
+from nnunet_gml.simulation.workspace import other_trainer_folders
 from peer_sync.errors import ConfigError
 
 TEMPLATE = '''"""Written by `nnunet-gml simulate`: {trainer} with this run's length and seeds."""
@@ -38,7 +42,7 @@ class {class_name}(Base):
         self.num_iterations_per_epoch = {iterations}
         self.num_val_iterations_per_epoch = {validation_iterations}
         self.save_every = {save_every}
-{learning_rate}        torch.set_num_threads({threads})
+{numbers}        torch.set_num_threads({threads})
         with randomness_of({seed}, "initial weights"):
             super().initialize()
 
@@ -54,12 +58,22 @@ class {class_name}(Base):
         """Validate as nnU-Net does, but without mirroring: eight times as fast, and not what is reported."""
         self.inference_allowed_mirroring_axes = None
         super().perform_actual_validation(save_probabilities)
+{mirroring}'''
+
+WITHOUT_MIRRORING = '''
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        """As nnU-Net's own nnUNetTrainerNoMirroring: a mirrored patch would show left as right."""
+        rotation, dummy_2d, patch_size, _ = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, patch_size, None
 '''
 
 
-def class_name(trainer: str) -> str:
-    """Name of an arm's class and module; never one of nnU-Net's own."""
-    return f"{trainer}_sim"
+def class_name(arm: str) -> str:
+    """Name of an arm's class and module, from the arm's; never one of nnU-Net's own."""
+    return f"{arm}_sim"
 
 
 def is_stock(trainer: str) -> bool:
@@ -85,37 +99,102 @@ def _is_defined(trainer: str, folder: Path) -> bool:
     return any(f"class {trainer}(" in path.read_text() for path in folder.rglob("*.py"))
 
 
-def trainer_text(trainer: str, recipe: Recipe, threads: int, stock: bool) -> str:
+def check_attributes(arm: Arm) -> None:
+    """Make sure that the trainer has every class attribute that the arm sets, of that type.
+
+    Imports the trainer, and so torch, if there is anything to check.
+
+    Raises:
+        ConfigError: an attribute is unknown, or its value is of another type than the trainer's.
+    """
+    if not arm.attributes:
+        return
+    trainer = _trainer_class(arm.trainer)
+    known = settings_of(trainer)
+    hints = get_type_hints(trainer)
+    for name, value in arm.attributes:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"the nearest known one is {nearest[0]}" if nearest else "it has none that an arm can set"
+            raise ConfigError(f"{arm.trainer} has no attribute {name!r} (arm {arm.name})", hint)
+        choices = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else ()
+        if not _fits(value, known[name]) or (choices and value not in choices):
+            expected = " or ".join(map(repr, choices)) or type(known[name]).__name__
+            raise ConfigError(
+                f"{name} of {arm.trainer} is {value!r} in arm {arm.name}", f"it must be {expected}"
+            )
+
+
+def settings_of(trainer: type) -> dict[str, Value]:
+    """Class attributes with simple values that this project's (or a user's) trainers have, by name."""
+    found: dict[str, Value] = {}
+    for base in reversed(trainer.__mro__):
+        if not base.__module__.startswith(("nnunetv2.", "builtins")):
+            found |= {
+                name: value
+                for name, value in vars(base).items()
+                if isinstance(value, Value) and not name.startswith("_")
+            }
+    return found
+
+
+def _fits(value: Value, default: Value) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _trainer_class(trainer: str) -> type:
+    """An external trainer by nnU-Net's own look-up; nnU-Net's own trainers have nothing to set."""
+    if is_stock(trainer):
+        return object
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    for folder in (trainers_folder(), *other_trainer_folders()):
+        found = recursive_find_python_class(str(folder), trainer, None, cleanup_imports_from_base_folder=True)
+        if isinstance(found, type):
+            return found
+    raise ConfigError(f"nnU-Net finds no class {trainer}")
+
+
+def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
     """The module with one arm's class. ``stock`` arms get no settings about exchanging."""
-    settings: Mapping[str, int | None] = {
+    rounds: Mapping[str, Value | None] = {
         "warmup_epochs": recipe.warmup_epochs,
         "epochs_per_round": recipe.epochs_per_round,
         "mutual_epochs": recipe.mutual_epochs,
     }
-    lines = [f"    {name} = {value}\n" for name, value in settings.items() if value is not None]
-    rate = f"        self.initial_lr = {recipe.learning_rate}\n" if recipe.learning_rate else ""
+    settings = {name: value for name, value in rounds.items() if value is not None and not stock}
+    settings |= dict(arm.attributes)
+    lines = [f"    {name} = {value!r}\n" for name, value in settings.items()]
+    own = {"initial_lr": recipe.learning_rate, "oversample_foreground_percent": recipe.foreground}
+    numbers = [f"        self.{name} = {value}\n" for name, value in own.items() if value is not None]
     return TEMPLATE.format(
-        trainer=trainer,
-        class_name=class_name(trainer),
-        attributes="" if stock else "\n" + "".join(lines) if lines else "",
+        trainer=arm.trainer,
+        class_name=class_name(arm.name),
+        attributes="\n" + "".join(lines) if lines else "",
         epochs=recipe.epochs,
         iterations=recipe.iterations,
         validation_iterations=max(1, recipe.iterations // 5),
-        learning_rate=rate,
+        numbers="".join(numbers),
         save_every=recipe.epochs_per_round or 10,
         threads=threads,
         seed=recipe.seed,
+        mirroring="" if recipe.mirroring else WITHOUT_MIRRORING,
     )
 
 
 def write_arms(folder: Path, recipe: Recipe, threads: int) -> None:
-    """Write the class of every arm into the run's own trainers folder.
+    """Write the class of every arm into the run's own trainers folder; nothing, if one cannot be.
 
     Raises:
-        ConfigError: one of the trainers does not exist.
+        ConfigError: one of the trainers, or an attribute of one, does not exist.
     """
+    trained = [arm for arm in recipe.arms if arm.name != ENSEMBLE]
+    for arm in trained:
+        check_trainer(arm.trainer)
+        check_attributes(arm)
     folder.mkdir(parents=True, exist_ok=True)
-    for trainer in recipe.trainers:
-        check_trainer(trainer)
-        text = trainer_text(trainer, recipe, threads, is_stock(trainer))
-        (folder / f"{class_name(trainer)}.py").write_text(text)
+    for arm in trained:
+        text = trainer_text(arm, recipe, threads, is_stock(arm.trainer))
+        (folder / f"{class_name(arm.name)}.py").write_text(text)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_gml.installed import command
 from nnunet_gml.simulation.arms import class_name
 from nnunet_gml.simulation.processes import Job
-from nnunet_gml.simulation.workspace import PLANS, Recipe, SiteSpace
+from nnunet_gml.simulation.recipe import ENSEMBLE, Recipe
+from nnunet_gml.simulation.workspace import PLANS, SiteSpace
 
 
 def fingerprint(site: SiteSpace, generated: Path) -> Job:
     """Look at the training cases."""
     words = (command("nnUNetv2_extract_fingerprint"), "-d", site.dataset_id, "-np", "1", "--no_pbar")
-    return _job(site, "fingerprint", words, generated)
+    return _job(site, "fingerprint", words, site.variables(generated))
 
 
 def plan(site: SiteSpace, generated: Path) -> Job:
     """Plan network and preprocessing from this site's fingerprint."""
-    return _job(site, "plan", (command("nnUNetv2_plan_experiment"), "-d", site.dataset_id), generated)
+    words = (command("nnUNetv2_plan_experiment"), "-d", site.dataset_id)
+    return _job(site, "plan", words, site.variables(generated))
 
 
 def preprocess(site: SiteSpace, generated: Path, recipe: Recipe) -> Job:
     """Preprocess the training cases by the shared plans."""
     words = (command("nnUNetv2_preprocess"), "-d", site.dataset_id, "-c", recipe.trained_configuration())
-    return _job(site, "preprocess", (*words, "-np", "1", "--no_pbar"), generated)
+    return _job(site, "preprocess", (*words, "-np", "1", "--no_pbar"), site.variables(generated))
 
 
-def train(site: SiteSpace, generated: Path, recipe: Recipe, trainer: str) -> Job:
+def train(site: SiteSpace, generated: Path, recipe: Recipe, arm: str) -> Job:
     """Train one arm; from its checkpoint, if an earlier run has left one."""
-    name = class_name(trainer)
+    name = class_name(arm)
     fold = site.model(name, recipe) / f"fold_{recipe.fold}"
     words = (
         command("nnUNetv2_train"),
@@ -45,23 +48,58 @@ def train(site: SiteSpace, generated: Path, recipe: Recipe, trainer: str) -> Job
     variables = {
         **site.variables(generated),
         "nnUNet_n_proc_DA": "0",
-        "nnUNet_gml_site": str(site.site_file(trainer, recipe)),
+        "nnUNet_gml_site": str(site.site_file(arm)),
     }
     return Job(
-        site.name, (*words, *resumed), variables, site.log(f"train-{trainer}"), fold / "checkpoint_final.pth"
+        site.name, (*words, *resumed), variables, site.log(f"train-{arm}"), fold / "checkpoint_final.pth"
     )
 
 
-def predict(site: SiteSpace, generated: Path, recipe: Recipe, trainer: str) -> Job:
-    """Predict the held-out cases, without mirroring: on a CPU that is eight times as fast."""
-    words = (
+def predict(
+    site: SiteSpace, generated: Path, recipe: Recipe, arm: str, model_of: SiteSpace | None = None
+) -> Job:
+    """Predict a site's held-out cases with its own network of one arm, or with that of ``model_of``.
+
+    Without mirroring: on a CPU that is eight times as fast.
+    """
+    words = _predict_words(site, model_of or site, recipe, arm, site.predictions(arm))
+    return _job(site, f"predict-{arm}", words, (model_of or site).variables(generated))
+
+
+def predict_probabilities(
+    site: SiteSpace, generated: Path, recipe: Recipe, arm: str, model_of: SiteSpace
+) -> Job:
+    """Predict a site's held-out cases with another site's network, and keep the probabilities."""
+    target = probabilities(site, model_of)
+    words = _predict_words(site, model_of, recipe, arm, target)
+    step = f"predict-{ENSEMBLE}-{model_of.name}"
+    return _job(site, step, (*words, "--save_probabilities"), model_of.variables(generated))
+
+
+def ensemble(site: SiteSpace, generated: Path, models_of: Sequence[SiteSpace]) -> Job:
+    """Average the probabilities of all sites' networks, by nnU-Net's own command."""
+    folders = [str(probabilities(site, model)) for model in models_of]
+    target = str(site.predictions(ENSEMBLE))
+    words = (command("nnUNetv2_ensemble"), "-i", *folders, "-o", target, "-np", "1")
+    return _job(site, f"predict-{ENSEMBLE}", words, site.variables(generated))
+
+
+def probabilities(site: SiteSpace, model_of: SiteSpace) -> Path:
+    """Where the probabilities of one site's held-out cases by another site's network go."""
+    return site.folder / "probabilities" / model_of.name
+
+
+def _predict_words(
+    site: SiteSpace, model_of: SiteSpace, recipe: Recipe, arm: str, target: Path
+) -> tuple[str, ...]:
+    return (
         command("nnUNetv2_predict"),
         "-i",
         str(site.raw / "imagesTs"),
         "-o",
-        str(site.predictions(trainer)),
+        str(target),
         "-d",
-        site.dataset,
+        model_of.dataset,
         "-c",
         recipe.trained_configuration(),
         "-f",
@@ -69,7 +107,7 @@ def predict(site: SiteSpace, generated: Path, recipe: Recipe, trainer: str) -> J
         "-p",
         PLANS,
         "-tr",
-        class_name(trainer),
+        class_name(arm),
         "-device",
         recipe.device,
         "--disable_tta",
@@ -79,9 +117,8 @@ def predict(site: SiteSpace, generated: Path, recipe: Recipe, trainer: str) -> J
         "-nps",
         "0",
     )
-    return _job(site, f"predict-{trainer}", words, generated)
 
 
-def _job(site: SiteSpace, step: str, words: tuple[str, ...], generated: Path) -> Job:
+def _job(site: SiteSpace, step: str, words: tuple[str, ...], variables: Mapping[str, str]) -> Job:
     log = site.log(step)
-    return Job(site.name, words, site.variables(generated), log, log.with_suffix(".done"))
+    return Job(site.name, words, variables, log, log.with_suffix(".done"))

@@ -7,11 +7,14 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_gml.simulation.workspace import Recipe, SiteSpace
+from nnunet_gml.simulation.recipe import Recipe
+from nnunet_gml.simulation.workspace import SiteSpace, class_names
 
 
 def write_federation(out: Path, sites: Sequence[SiteSpace], recipe: Recipe, plans_digest: str) -> None:
-    """Write keys, federation.toml and one site file per site and trainer; what exists is kept.
+    """Write keys, federation.toml and one site file per site and arm that exchanges; what exists is kept.
+
+    Organs that the recipe takes from a site are left out of what the federation says it contours.
 
     Raises:
         ConfigError: the files do not make a federation together.
@@ -22,16 +25,18 @@ def write_federation(out: Path, sites: Sequence[SiteSpace], recipe: Recipe, plan
     federation = out / "federation.toml"
     if not federation.exists():
         text = [_head(out.resolve().name, recipe.seed, plans_digest)]
-        ports = free_ports(len(sites))
-        text += [_member(site, port) for site, port in zip(sites, ports, strict=True)]
+        missing = recipe.missing_organs()
+        for site, port in zip(sites, free_ports(len(sites)), strict=True):
+            text.append(_member(site, port) + _labelled(site, missing.get(site.name, ())))
         federation.write_text("\n".join(text))
     members = load_federation(federation)
-    for trainer in recipe.trainers:
+    for arm in recipe.arms:
+        if not arm.exchanges:
+            continue
         for site in sites:
             address = members.member(site.name).address.removeprefix("sftp://")
-            text_of_site = _site(site.name, address, site.mail(trainer, recipe).name)
-            site.site_file(trainer, recipe).write_text(text_of_site)
-        check_together([load_site(site.site_file(trainer, recipe)) for site in sites])
+            site.site_file(arm.name).write_text(_site(site.name, address, site.mail(arm.name).name))
+        check_together([load_site(site.site_file(arm.name)) for site in sites])
 
 
 def free_ports(count: int) -> list[int]:
@@ -63,6 +68,12 @@ def _member(site: SiteSpace, port: int) -> str:
         f'address = "sftp://127.0.0.1:{port}"\n'
         f"host_key = {json.dumps(public[f'{site.name}_host'])}\n"
     )
+
+
+def _labelled(site: SiteSpace, missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return f"labelled = {json.dumps([name for name in class_names(site.raw) if name not in missing])}\n"
 
 
 def _site(name: str, listen: str, mail: str) -> str:

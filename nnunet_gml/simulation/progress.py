@@ -48,10 +48,14 @@ def clock(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run, with a guess at its duration: only the proportions matter."""
+    """One step of a run, with a guess at its duration: only the proportions matter.
+
+    ``arm`` names the arm that it is for, if it is for one.
+    """
 
     title: str
     seconds: float
+    arm: str = ""
 
 
 @dataclass

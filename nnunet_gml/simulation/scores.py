@@ -10,9 +10,9 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
+from nnunet_gml.simulation.recipe import STOCK as STOCK
+from nnunet_gml.simulation.recipe import Arm
 from nnunet_gml.simulation.workspace import SiteSpace, description
-
-STOCK = "nnUNetTrainer"
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,14 @@ class Score:
     """Dice of one class (or region) in one held-out case; nan if neither contour has it."""
 
     site: str
-    trainer: str
+    arm: str
     case: str
     class_name: str
     dice: float
+    patient: str = ""
 
 
-def evaluate(site: SiteSpace, trainer: str) -> list[Score]:
+def evaluate(site: SiteSpace, arm: str) -> list[Score]:
     """Compare a site's predictions with its held-out labels, by nnU-Net's own evaluator."""
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
@@ -38,16 +39,28 @@ def evaluate(site: SiteSpace, trainer: str) -> list[Score]:
         for name, value in dataset["labels"].items()
         if name not in ("background", "ignore")
     }
-    scores = []
-    for predicted in sorted(site.predictions(trainer).glob(f"*{ending}")):
+    patients, scores = patients_of(site.raw), []
+    for predicted in sorted(site.predictions(arm).glob(f"*{ending}")):
         reference = site.raw / "labelsTs" / predicted.name
         reader = determine_reader_writer_from_dataset_json(dataset, str(reference), verbose=False)()
         metrics = compute_metrics(str(reference), str(predicted), reader, [*classes.values()], ignored)
         case = predicted.name.removesuffix(ending)
         for name, region in classes.items():
             dice = float(metrics["metrics"][region]["Dice"])
-            scores.append(Score(site.name, trainer, case, name, dice))
+            scores.append(Score(site.name, arm, case, name, dice, patients.get(case, case)))
     return scores
+
+
+def patients_of(raw: Path) -> dict[str, str]:
+    """Which patient each case shows, from ``patients.csv`` (columns case, patient) in a raw dataset.
+
+    Empty without that file: each case is then a patient of its own.
+    """
+    path = raw / "patients.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {row["case"]: row["patient"] for row in csv.DictReader(file)}
 
 
 def mean_dice(scores: Iterable[Score]) -> float:
@@ -72,28 +85,45 @@ def bytes_collected(mail: Path) -> int:
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write results.csv: one row per site, trainer, case and class."""
+    """Write results.csv: one row per site, arm, case and class."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow("class" if field.name == "class_name" else field.name for field in fields(Score))
         writer.writerows(astuple(score) for score in scores)
 
 
+def read_scores(path: Path) -> list[Score]:
+    """The scores of a results.csv."""
+    with path.open(newline="") as file:
+        return [
+            Score(row["site"], row["arm"], row["case"], row["class"], float(row["dice"]), row["patient"])
+            for row in csv.DictReader(file)
+        ]
+
+
 @dataclass(frozen=True)
 class Table:
-    """Mean Dice and bytes moved per site and trainer; a site that did not finish has a dash."""
+    """Mean Dice and bytes moved per site and arm; a site that did not finish has a dash.
+
+    ``moved_bytes`` has no entry where nothing can be counted: pooling moves images.
+    """
 
     sites: tuple[str, ...]
-    trainers: tuple[str, ...]
+    arms: tuple[Arm, ...]
     scores: tuple[Score, ...]
     moved_bytes: dict[tuple[str, str], int]
 
-    def dice(self, site: str | None, trainer: str) -> float:
+    @property
+    def individual(self) -> str | None:
+        """The arm that gains are measured against, if it was run."""
+        return next((arm.name for arm in self.arms if arm.is_individual), None)
+
+    def dice(self, site: str | None, arm: str) -> float:
         """Mean Dice of one site's network, or over the cases of all sites; nan unless all have finished.
 
-        Trainers are only compared on the same sites: a site that is missing may be a hard one.
+        Arms are only compared on the same sites: a site that is missing may be a hard one.
         """
-        found = [s for s in self.scores if s.trainer == trainer and site in (None, s.site)]
+        found = [s for s in self.scores if s.arm == arm and site in (None, s.site)]
         expected = set(self.sites) if site is None else {site}
         return mean_dice(found) if {s.site for s in found} == expected else math.nan
 
@@ -105,10 +135,10 @@ class Table:
     def heads(self) -> list[str]:
         """The heads of the columns."""
         heads = ["site"]
-        for trainer in self.trainers:
-            heads += [f"{trainer}: Dice"]
-            heads += [] if trainer == STOCK else ["MB moved"]
-            heads += ["gain"] if self._has_gain(trainer) else []
+        for arm in self.arms:
+            heads += [f"{arm.name}: Dice"]
+            heads += [] if arm.is_individual else ["MB moved"]
+            heads += ["gain"] if self._has_gain(arm) else []
         return heads
 
     def markdown(self) -> str:
@@ -116,19 +146,23 @@ class Table:
         lines = [self.heads(), ["---"] * len(self.heads()), *self.rows()]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
-    def _has_gain(self, trainer: str) -> bool:
-        return trainer != STOCK and STOCK in self.trainers
+    def _has_gain(self, arm: Arm) -> bool:
+        return not arm.is_individual and self.individual is not None
 
     def _row(self, title: str, site: str | None) -> list[str]:
         row = [title]
-        for trainer in self.trainers:
-            row.append(_number(self.dice(site, trainer), "{:.4f}"))
-            if trainer != STOCK:
-                sites = self.sites if site is None else (site,)
-                row.append(f"{sum(self.moved_bytes.get((s, trainer), 0) for s in sites) / 1e6:.1f}")
-            if self._has_gain(trainer):
-                row.append(_number(self.dice(site, trainer) - self.dice(site, STOCK), "{:+.4f}"))
+        for arm in self.arms:
+            row.append(_number(self.dice(site, arm.name), "{:.4f}"))
+            if not arm.is_individual:
+                row.append(self._moved(self.sites if site is None else (site,), arm.name))
+            if self._has_gain(arm) and self.individual:
+                row.append(_number(self.dice(site, arm.name) - self.dice(site, self.individual), "{:+.4f}"))
         return row
+
+    def _moved(self, sites: Sequence[str], arm: str) -> str:
+        counts = [self.moved_bytes.get((site, arm)) for site in sites]
+        counted = [count for count in counts if count is not None]
+        return f"{sum(counted) / 1e6:.1f}" if len(counted) == len(counts) else "-"
 
 
 def _number(value: float, form: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_gml.simulation.workspace import PLANS, Recipe, SiteSpace, description
+from nnunet_gml.simulation.recipe import Recipe
+from nnunet_gml.simulation.workspace import PLANS, SiteSpace, description
 from peer_sync.errors import ConfigError
 
 SMALLEST_EDGE = 4

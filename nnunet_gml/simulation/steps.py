@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_gml import __version__
-from nnunet_gml.simulation import arms, commands
+from nnunet_gml.simulation import arms, commands, datasets
 from nnunet_gml.simulation.loopback import write_federation
 from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
 from nnunet_gml.simulation.progress import Display, Step, epochs_in
-from nnunet_gml.simulation.scores import STOCK, Table, bytes_collected, evaluate, write_scores
+from nnunet_gml.simulation.recipe import ENSEMBLE, POOLED, Arm, Recipe, parse_arm
+from nnunet_gml.simulation.results import write_results
 from nnunet_gml.simulation.shared_plans import share_plans
-from nnunet_gml.simulation.workspace import Recipe, SiteSpace
+from nnunet_gml.simulation.workspace import SiteSpace
 from peer_sync.errors import ConfigError
 
 START_SECONDS = 12.0
@@ -44,43 +46,53 @@ class Simulation:
     def __post_init__(self) -> None:
         """Lay out the steps."""
         self.generated = self.out / "trainers"
+        self.pooled = [
+            datasets.pooled_place(self.out, self.sites) for arm in self.recipe.arms if arm.name == POOLED
+        ]
+        self.places = [*self.sites, *self.pooled]
         self.plan: list[tuple[Step, Callable[[], bool]]] = [
             (Step("look at the cases", self._guess(1.0)), self._fingerprints),
             (Step("plan, once for all sites", START_SECONDS), self._plans),
             (Step("preprocess", self._guess(1.5)), self._preprocess),
         ]
-        for trainer in self.recipe.trainers:
-            training = Step(f"train {trainer}, sites side by side", self._guess_training(trainer))
-            self.plan.append((training, partial(self._train, trainer)))
-            prediction = Step(f"predict the held-out cases with {trainer}", self._guess(1.5))
-            self.plan.append((prediction, partial(self._predict, trainer)))
+        for arm in self.recipe.arms:
+            if arm.name == ENSEMBLE:
+                each = self._guess(1.5 * len(self.sites))
+                self.plan.append((Step(f"predict with {arm.name}", each, arm.name), self._ensemble))
+                continue
+            where = "all cases in one place" if arm.name == POOLED else "sites side by side"
+            training = Step(f"train {arm.name}, {where}", self._guess_training(arm), arm.name)
+            self.plan.append((training, partial(self._train, arm)))
+            prediction = Step(f"predict the held-out cases with {arm.name}", self._guess(1.5), arm.name)
+            self.plan.append((prediction, partial(self._predict, arm)))
 
     def run(self) -> int:
         """Do all steps and write the results; 1 if a site failed in one of them."""
         self._begin()
         steps = [step for step, _ in self.plan]
-        with Display(steps, [site.name for site in self.sites]) as self.display:
+        with Display(steps, [place.name for place in self.places]) as self.display:
             for number, (step, work) in enumerate(self.plan):
                 self.display.begin(number)
                 was_run = work()
                 seconds = self.display.end(was_run)
-                record = {"title": step.title, "seconds": round(seconds, 1), "run": was_run}
+                record = {"title": step.title, "arm": step.arm, "seconds": round(seconds, 1), "run": was_run}
                 self.record["steps"].append(record)
                 self._write_record()
-            self._write_results()
+            table = write_results(self.out, self.sites, self.recipe, self.record)
+            self.display.say(f"\n{table.markdown()}")
+        self.record["finished"] = _now()
+        self.record["failed"] = [f"{o.job.site}: {o.job.log.stem}" for o in self._still_failed()]
+        self._write_record()
         for outcome in self._still_failed():
             self.display.say(self._advice(outcome) + "\n" + outcome.job.last_lines())
         return 1 if self._still_failed() else 0
 
     def _begin(self) -> None:
+        datasets.check_missing(self.sites, self.recipe)
         arms.write_arms(self.generated, self.recipe, self._threads())
-        for site in self.sites:
-            (site.folder / "nnUNet_raw").mkdir(parents=True, exist_ok=True)
-            (site.folder / "nnUNet_results").mkdir(exist_ok=True)
-            site.preprocessed.mkdir(parents=True, exist_ok=True)
-            link = site.folder / "nnUNet_raw" / site.dataset
-            if not link.is_symlink():
-                link.symlink_to(site.raw, target_is_directory=True)
+        datasets.lay_out(self.sites, self.recipe)
+        for place in self.pooled:
+            datasets.pool(place, self.sites, self.recipe.fold)
         packages = ("nnunetv2", "torch", "numpy", "SimpleITK")
         self.record.update(
             command=shlex.join(sys.argv),
@@ -104,23 +116,25 @@ class Simulation:
     def _guess(self, starts: float) -> float:
         return starts * START_SECONDS * len(self.sites) / min(self.jobs, len(self.sites))
 
-    def _guess_training(self, trainer: str) -> float:
-        iterations = self.recipe.epochs * self.recipe.iterations * (1 if trainer == STOCK else 1.6)
+    def _guess_training(self, arm: Arm) -> float:
+        iterations = self.recipe.epochs * self.recipe.iterations * (1.6 if arm.exchanges else 1)
         crowd = len(self.sites) / min(os.cpu_count() or 1, len(self.sites))
         return crowd * (3 * START_SECONDS + iterations * ITERATION_SECONDS)
 
     def _fingerprints(self) -> bool:
-        return self._prepare([commands.fingerprint(site, self.generated) for site in self.sites])
+        return self._prepare([commands.fingerprint(place, self.generated) for place in self.places])
 
     def _plans(self) -> bool:
         was_run = self._prepare([commands.plan(self.sites[0], self.generated)])
-        digest = share_plans(self.sites, self.recipe)
+        digest = share_plans(self.places, self.recipe)
         self.record["plans_digest"] = digest
         write_federation(self.out, self.sites, self.recipe, digest)
         return was_run
 
     def _preprocess(self) -> bool:
-        return self._prepare([commands.preprocess(site, self.generated, self.recipe) for site in self.sites])
+        return self._prepare(
+            [commands.preprocess(place, self.generated, self.recipe) for place in self.places]
+        )
 
     def _prepare(self, jobs: Sequence[Job]) -> bool:
         """Run jobs without which no site can go on."""
@@ -134,30 +148,62 @@ class Simulation:
                 )
         return bool(outcomes)
 
-    def _train(self, trainer: str) -> bool:
-        jobs = [commands.train(site, self.generated, self.recipe, trainer) for site in self.sites]
-        for site, job in zip(self.sites, jobs, strict=True):
-            script = site.folder / f"resume-{trainer}.sh"
+    def _train(self, arm: Arm) -> bool:
+        places = self.pooled if arm.name == POOLED else self.sites
+        jobs = [commands.train(place, self.generated, self.recipe, arm.name) for place in places]
+        for place, job in zip(places, jobs, strict=True):
+            script = place.folder / f"resume-{arm.name}.sh"
             script.write_text(resume_script(job))
             script.chmod(0o755)
         watch = self._watch(jobs, self.recipe.epochs)
         return bool(run_side_by_side(jobs, len(jobs), watch, self._ended))
 
-    def _predict(self, trainer: str) -> bool:
+    def _predict(self, arm: Arm) -> bool:
+        """Each site's held-out cases with its own network, or all sites' with the pooled one."""
+        pairs = [(site, place) for site in self.sites for place in self.pooled if arm.name == POOLED]
         jobs = [
-            commands.predict(site, self.generated, self.recipe, trainer)
-            for site in self.sites
-            if commands.train(site, self.generated, self.recipe, trainer).is_done()
+            commands.predict(site, self.generated, self.recipe, arm.name, place)
+            for site, place in pairs or [(site, site) for site in self.sites]
+            if commands.train(place, self.generated, self.recipe, arm.name).is_done()
         ]
+        return self._run_all(jobs)
+
+    def _ensemble(self) -> bool:
+        """Every individual network predicts every site's held-out cases; nnU-Net averages."""
+        known = [parse_arm(words) for words in self.record["recipe"]["trainers"]]
+        name = next(arm.name for arm in known if arm.is_individual)
+        lacking = [
+            site.name
+            for site in self.sites
+            if not commands.train(site, self.generated, self.recipe, name).is_done()
+        ]
+        if lacking:
+            self.display.say(f"no ensemble: {name} is not finished at {', '.join(lacking)}")
+            return False
+        jobs = [commands.ensemble(site, self.generated, self.sites) for site in self.sites]
+        waiting = [site for site, job in zip(self.sites, jobs, strict=True) if not job.is_done()]
+        first = [
+            commands.predict_probabilities(site, self.generated, self.recipe, name, model)
+            for site in waiting
+            for model in self.sites
+        ]
+        self._run_all(first)
+        was_run = all(job.is_done() for job in first) and self._run_all(jobs)
+        for site, job in zip(self.sites, jobs, strict=True):
+            if job.is_done():  # gigabytes
+                shutil.rmtree(site.folder / "probabilities", ignore_errors=True)
+        return was_run
+
+    def _run_all(self, jobs: Sequence[Job]) -> bool:
         return bool(run_side_by_side(jobs, self.jobs, self._watch(jobs), self._ended))
 
     def _watch(self, jobs: Sequence[Job], epochs: int = 0) -> Callable[[], None]:
         """Shows how far each job is: by its epochs if it has such, else whether it is done."""
 
         def watch() -> None:
-            done = {job.site: float(job.is_done()) for job in jobs}
+            done = _shares_done(jobs)
             if not epochs:
-                notes = {site: "done" if fraction else "to do" for site, fraction in done.items()}
+                notes = {site: "done" if share == 1 else "to do" for site, share in done.items()}
                 self.display.update(done, notes)
                 return
             over = {job.site: min(epochs_in(job.log), epochs) for job in jobs}
@@ -177,28 +223,22 @@ class Simulation:
     def _advice(self, outcome: Outcome) -> str:
         job = outcome.job
         text = f"site {job.site} stopped ({outcome.reason()}), the others go on; its log: {job.log}"
-        script = self.out / "sites" / job.site / f"resume-{job.log.stem.removeprefix('train-')}.sh"
+        script = job.log.parents[1] / f"resume-{job.log.stem.removeprefix('train-')}.sh"
         if script.exists():
             text += f"\nto bring it back: {script}\nwhich runs: {shlex.join([*job.command, '--c'])}"
         return text + "\nafterwards the same command with --continue completes the table"
-
-    def _write_results(self) -> None:
-        pairs = [(site, trainer) for site in self.sites for trainer in self.recipe.trainers]
-        scores = [score for site, trainer in pairs for score in evaluate(site, trainer)]
-        write_scores(self.out / "results.csv", scores)
-        moved = {(s.name, t): bytes_collected(s.mail(t, self.recipe)) for s, t in pairs if t != STOCK}
-        table = Table(tuple(s.name for s in self.sites), self.recipe.trainers, tuple(scores), moved)
-        head = f"Mean Dice over held-out cases and classes. Command: `{shlex.join(sys.argv)}`"
-        (self.out / "table.md").write_text(f"{head}\n\n{table.markdown()}")
-        self.display.say(f"\n{table.markdown()}")
-        self.record["finished"] = _now()
-        self.record["failed"] = [f"{o.job.site}: {o.job.log.stem}" for o in self._still_failed()]
-        self._write_record()
 
     def _write_record(self) -> None:
         part = self.out / "run.json.part"
         part.write_text(json.dumps(self.record, indent=1) + "\n")
         part.replace(self.out / "run.json")
+
+
+def _shares_done(jobs: Sequence[Job]) -> dict[str, float]:
+    done: dict[str, list[bool]] = {}
+    for job in jobs:
+        done.setdefault(job.site, []).append(job.is_done())
+    return {site: sum(each) / len(each) for site, each in done.items()}
 
 
 def _now() -> str:

@@ -1,8 +1,9 @@
-"""The run folder of a simulation: what was asked for, where each site keeps its things.
+"""The run folder of a simulation: where each site keeps its things.
 
 OUT/run.json  federation.toml  trainers/  results.csv  table.md
-OUT/sites/NAME/  site.toml keys/ mail/ logs/ predictions/TRAINER/
+OUT/sites/NAME/  site.toml keys/ mail/ logs/ predictions/ARM/
                  nnUNet_raw/ nnUNet_preprocessed/ nnUNet_results/
+OUT/pooled/      the same for all training cases in one place, if that arm was asked for
 """
 
 from __future__ import annotations
@@ -10,53 +11,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_gml.installed import trainers_folder
+from nnunet_gml.simulation.recipe import Recipe
 from peer_sync.errors import ConfigError
 
 PLANS = "nnUNetPlans"
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30)}
 """glibc, do not give memory back after every layer: a third of the time of a small network on a CPU."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a simulation's numbers; two runs with equal recipes are the same run."""
-
-    datasets: tuple[str, ...]
-    trainers: tuple[str, ...]
-    epochs: int
-    iterations: int
-    seed: int
-    device: str = "cpu"
-    configuration: str = "3d_fullres"
-    fold: str = "0"
-    patch_size: tuple[int, ...] | None = None
-    features: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    spacing: tuple[float, ...] | None = None
-    learning_rate: float | None = None
-    warmup_epochs: int | None = None
-    epochs_per_round: int | None = None
-    mutual_epochs: int | None = None
-
-    def is_small(self) -> bool:
-        """Whether the plans get a smaller configuration of their own."""
-        overrides = (self.patch_size, self.features, self.batch_size, self.spacing)
-        return any(value is not None for value in overrides)
-
-    def trained_configuration(self) -> str:
-        """The configuration that is trained: the one asked for, or the small one made from it."""
-        return f"{self.configuration.split('_')[0]}_small" if self.is_small() else self.configuration
-
-    def as_json(self) -> dict[str, Any]:
-        """The recipe as it stands in run.json."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
 
 
 @dataclass(frozen=True)
@@ -91,17 +57,17 @@ class SiteSpace:
         """The log file of one step."""
         return self.folder / "logs" / f"{step}.log"
 
-    def predictions(self, trainer: str) -> Path:
-        """Where the predictions of one trainer's network go."""
-        return self.folder / "predictions" / trainer
+    def predictions(self, arm: str) -> Path:
+        """Where the predictions of one arm's network go."""
+        return self.folder / "predictions" / arm
 
-    def site_file(self, trainer: str, recipe: Recipe) -> Path:
-        """The site file of one trainer's run; runs must not find each other's offers."""
-        return self.folder / f"site{_run_suffix(trainer, recipe)}.toml"
+    def site_file(self, arm: str) -> Path:
+        """The site file of one arm's run; runs must not find each other's offers."""
+        return self.folder / f"site{_run_suffix(arm)}.toml"
 
-    def mail(self, trainer: str, recipe: Recipe) -> Path:
-        """The mail folder of one trainer's run."""
-        return self.folder / f"mail{_run_suffix(trainer, recipe)}"
+    def mail(self, arm: str) -> Path:
+        """The mail folder of one arm's run."""
+        return self.folder / f"mail{_run_suffix(arm)}"
 
     def variables(self, generated: Path) -> dict[str, str]:
         """What nnU-Net's commands need in the environment at this site.
@@ -122,9 +88,9 @@ class SiteSpace:
         }
 
 
-def _run_suffix(trainer: str, recipe: Recipe) -> str:
-    exchanging = [name for name in recipe.trainers if name != "nnUNetTrainer"]
-    return "" if exchanging[:1] in ([trainer], []) else f"-{trainer}"
+def _run_suffix(arm: str) -> str:
+    """The default trainer's own run has the plain names, whatever other arms there are."""
+    return "" if arm == "nnUNetTrainerGML" else f"-{arm}"
 
 
 def other_trainer_folders() -> list[Path]:
@@ -200,27 +166,6 @@ def description(raw: Path) -> dict[str, Any]:
     return content
 
 
-def claim(out: Path, recipe: Recipe, continued: bool) -> dict[str, Any]:
-    """Take the run folder, or take it up again, and return the content of its run.json.
-
-    Raises:
-        ConfigError: the folder holds something else, another recipe's run, or this recipe's run
-            without ``continued``.
-    """
-    record = out / "run.json"
-    if not record.exists():
-        foreign = sorted(path.name for path in out.glob("*") if path.name != "raw")
-        if foreign:
-            raise ConfigError(f"{out} is not empty ({foreign[0]}) and has no run.json", "give another --out")
-        return {"recipe": recipe.as_json()}
-    content: dict[str, Any] = json.loads(record.read_text())
-    changed = _differences(content["recipe"], recipe.as_json())
-    if changed:
-        raise ConfigError(f"{out} holds a run with another {', '.join(changed)}", "give another --out")
-    if not continued:
-        raise ConfigError(f"{out} holds this run already", "add --continue to take it up where it stopped")
-    return content
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+def class_names(raw: Path) -> tuple[str, ...]:
+    """The classes (or regions) of a raw dataset, in the order of its dataset.json."""
+    return tuple(name for name in description(raw)["labels"] if name not in ("background", "ignore"))

@@ -1,0 +1,181 @@
+"""The experiments behind the tables: data, arms, and sizes that two CPU cores can bear."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import headneck
+
+from nnunet_gml.phantom import write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ARMS: Mapping[str, str] = {
+    "individual": "individual=nnUNetTrainer",
+    "ensemble": "ensemble",
+    "pooled": "pooled",
+    "fedavg": "fedavg=nnUNetTrainerFedAvg",
+    "gossipavg": "gossipavg=nnUNetTrainerGossipAverage",
+    "frozen": "frozen=nnUNetTrainerGMLFrozen",
+    "mutual": "mutual=nnUNetTrainerGML",
+    "contrastive": "contrastive=nnUNetTrainerGCML",
+    "fedprox": "fedprox=nnUNetTrainerFedProx",
+    "mutual_no_trust": "mutual_no_trust=nnUNetTrainerGML,uses_trust=false",
+    "mutual_gt": "mutual_gt=nnUNetTrainerGML,mask=gt",
+    "mutual_union": "mutual_union=nnUNetTrainerGML,mask=union",
+    "mutual_best": "mutual_best=nnUNetTrainerGML,merge=best",
+    "mutual_weighted": "mutual_weighted=nnUNetTrainerGML,merge=weighted",
+    "frozen_weighted": "frozen_weighted=nnUNetTrainerGMLFrozen,merge=weighted",
+}
+"""Every arm by the name that a command line may use."""
+REDUCED = ("individual", "ensemble", "pooled", "fedavg", "gossipavg", "frozen", "mutual", "contrastive")
+ALL_LABELS = "all-labels"
+MISSING_SITE, MISSING_ORGAN = "north", "parotids"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of run in an experiment; ``fixed``: its arms are not for the command line to choose."""
+
+    name: str = ""
+    options: tuple[str, ...] = ()
+    arms: tuple[str, ...] = REDUCED
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data, sizes, and what the page says about them.
+
+    Attributes:
+        page: file name of the results page.
+        about: Markdown that says what the data are and what was reduced.
+        prepare: writes the raw datasets of one seed into a folder and returns them; none without data.
+        options: of `nnunet-gml simulate`.
+        small: classes that the page shows apart.
+        missing: site and class that one part trains without.
+    """
+
+    page: str
+    about: str
+    prepare: Callable[[Path, int], list[Path]]
+    options: tuple[str, ...]
+    parts: tuple[Part, ...] = field(default=(Part(),))
+    small: tuple[str, ...] = ()
+    missing: tuple[str, str] | None = None
+
+
+def prepare_hippocampus(raw: Path, seed: int) -> list[Path]:
+    """All five simulated sites; who trains and who is held out is drawn by the seed."""
+    path = ROOT / "examples" / "hippocampus" / "prepare.py"
+    specification = importlib.util.spec_from_file_location("prepare_hippocampus", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    module.main(["--sites", *module.SITES, "--out", str(raw), "--seed", str(seed)])
+    return sorted(raw.glob("Dataset*"))
+
+
+def prepare_headneck(raw: Path, seed: int) -> list[Path]:
+    """All six sites; which patients they have is drawn by the seed."""
+    headneck.main(["--out", str(raw), "--seed", str(seed)])
+    return sorted(raw.glob("Dataset*"))
+
+
+def prepare_phantom(raw: Path, seed: int) -> list[Path]:
+    """The three built-in sites, 10 patients to train with and 6 held out; other patients for each seed."""
+    for number, site in enumerate(("north", "east", "south")):
+        if not (raw / f"Dataset{901 + number}_{site}").exists():
+            part = write_dataset(raw / ".part", 901 + number, site, seed, training_cases=10, test_cases=6)
+            cases = sorted(path.name.removesuffix(".nii.gz") for path in part.glob("labelsT?/*.nii.gz"))
+            lines = [f"{case},{case}-of-seed-{seed}\n" for case in cases]
+            (part / "patients.csv").write_text("case,patient\n" + "".join(lines))
+            part.replace(raw / part.name)
+    return sorted(raw.glob("Dataset*"))
+
+
+HIPPOCAMPUS = """\
+# The method on real MRI: Hippocampus, five simulated sites
+
+Medical Segmentation Decathlon, Task04_Hippocampus (arXiv:1902.09063, CC BY-SA 4.0): 211 crops of T1 MRI with
+two classes. The five sites are simulated from one hospital's data (two intensity families, thirds by volume);
+they are not hospitals. Divided by subject, by the seed of the run: training, validation and held-out subjects
+never share one.
+
+Reduced for a CPU: a network of three stages (8, 16, 32 features), patches of 32x40x32 voxels, a short
+training, prediction without mirroring, fold 0 only. Absolute numbers are far from nnU-Net's best.
+"""
+HEADNECK = """\
+# The method on real contours: head and neck, six simulated sites
+
+**Real contours, synthetic intensities.** HeadNeckContours (Nikolov et al., arXiv:1809.04430, CC BY 4.0):
+contours of 15 organs at risk by two raters, without images. The CT-like images are computed from the contours
+of both raters, half each (`benchmarks/headneck_images.py`), with contrasts far above those of soft tissue in
+CT, so that a small network learns in minutes: Dice says nothing about real CT. Three sites
+train on, and are tested against, the oncologist's contours, three the radiographer's; scanners (kernel, slice
+thickness, noise, contrast) differ; sites have 2 to 4 patients to train and validate with. 23 patients; each
+is at one site only, in training, in validation or held out, drawn by the seed of the run. Three scans of a
+short stretch of the neck are left out; only patients with all organs are held out.
+
+Left and right are classes of their own, so every arm trains without mirroring, as nnU-Net's own
+nnUNetTrainerNoMirroring does. Reduced for a CPU: voxels of 2x2x2.5 mm, a network of four stages
+(8 to 64 features), patches of 32x40x40 voxels, a short training, fold 0 only.
+"""
+PARTIAL = f"""\
+# Partial labels: one site does not contour one organ
+
+The built-in phantom (computed images, no patient): three sites, five organs. The training labels of the site
+{MISSING_SITE} lack the {MISSING_ORGAN}: they are background there, and federation.toml says so. Its held-out
+labels keep them. How well do its networks segment what nobody contoured there?
+"""
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "hippocampus": Experiment(
+        "method-hippocampus.md",
+        HIPPOCAMPUS,
+        prepare_hippocampus,
+        tuple(
+            shlex.split(
+                "--epochs 24 --iterations 25 --warmup-epochs 8 --epochs-per-round 2 --mutual-epochs 1 "
+                "--patch-size 32 40 32 --features 8 16 32 --batch-size 2 --learning-rate 0.06"
+            )
+        ),
+    ),
+    "headneck": Experiment(
+        "method-headneck.md",
+        HEADNECK,
+        prepare_headneck,
+        tuple(
+            shlex.split(
+                "--epochs 24 --iterations 40 --warmup-epochs 8 --epochs-per-round 2 --mutual-epochs 1 "
+                "--patch-size 32 40 40 --features 8 16 32 64 --batch-size 2 --learning-rate 0.06 "
+                "--no-mirroring"
+            )
+        ),
+        small=headneck.SMALL_ORGANS,
+    ),
+    "partial": Experiment(
+        "partial-labels.md",
+        PARTIAL,
+        prepare_phantom,
+        tuple(
+            shlex.split(
+                "--epochs 20 --iterations 25 --warmup-epochs 6 --epochs-per-round 2 --mutual-epochs 1 "
+                "--patch-size 32 32 32 --features 16 32 64 --batch-size 2 --learning-rate 0.05"
+            )
+        ),
+        parts=(
+            Part(
+                options=("--unlabelled", f"{MISSING_SITE}={MISSING_ORGAN}"),
+                arms=("individual", "frozen", "mutual"),
+            ),
+            Part(ALL_LABELS, arms=("individual",), fixed=True),
+        ),
+        missing=(MISSING_SITE, MISSING_ORGAN),
+    ),
+}

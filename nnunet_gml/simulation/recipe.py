@@ -1,0 +1,212 @@
+"""What a simulation is asked for: its recipe, the arms in it, and the run folder it may take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from peer_sync.errors import ConfigError
+
+Value = bool | int | float | str
+"""What a trainer's class attribute may be set to."""
+STOCK = "nnUNetTrainer"
+ENSEMBLE = "ensemble"
+POOLED = "pooled"
+WITHOUT_EXCHANGE = (ENSEMBLE, POOLED)
+"""Arms that are made of stock nnU-Net: every individual model together; all training cases in one place."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the comparison: a trainer, with class attributes of its own.
+
+    Attributes:
+        name: letters, digits and ``_``; names the class, its folders and its column.
+        trainer: the trainer's class; nnU-Net's own for `WITHOUT_EXCHANGE`.
+        attributes: names and values of class attributes.
+    """
+
+    name: str
+    trainer: str
+    attributes: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def is_individual(self) -> bool:
+        """Whether this is stock nnU-Net, each site alone: what gains are measured against."""
+        return self.trainer == STOCK and not self.attributes and self.name not in WITHOUT_EXCHANGE
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether sites train side by side with a courier between them."""
+        return self.trainer != STOCK
+
+
+def parse_arm(words: str) -> Arm:
+    """An arm from ``TRAINER``, ``NAME=TRAINER[,attribute=value...]``, ``ensemble`` or ``pooled``.
+
+    >>> parse_arm("half=nnUNetTrainerGML,distillation_weight=0.5,uses_trust=false").attributes
+    (('distillation_weight', 0.5), ('uses_trust', False))
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    if words in WITHOUT_EXCHANGE:
+        return Arm(words, STOCK)
+    name, equals, rest = words.partition("=")
+    trainer, *settings = (rest if equals else words).split(",")
+    for what in (name, trainer):
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", what):
+            raise ConfigError(
+                f"{what!r} in the arm {words!r} is no name", "write NAME=TRAINER,attribute=value"
+            )
+    if name in WITHOUT_EXCHANGE:
+        raise ConfigError(f"the arm {name} has no trainer to choose", f"write --arm {name}, or another name")
+    return Arm(name, trainer, tuple(_setting(text, words) for text in settings))
+
+
+def _setting(text: str, words: str) -> tuple[str, Value]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ConfigError(f"{text!r} in the arm {words!r} is not attribute=value")
+    return name, _value(value)
+
+
+def _value(text: str) -> Value:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a simulation's numbers; two runs with equal recipes are the same run.
+
+    Attributes:
+        trainers: the arms, each as `parse_arm` reads it; a trainer's name alone is an arm.
+        mirroring: nnU-Net's augmentation by mirroring; without it, left and right can be told apart.
+        foreground: share of a batch's patches that lie around a labelled voxel; nnU-Net's own is 0.33.
+        unlabelled: ``SITE=ORGAN[,ORGAN]``: organs that a site's training labels lack.
+    """
+
+    datasets: tuple[str, ...]
+    trainers: tuple[str, ...]
+    epochs: int
+    iterations: int
+    seed: int
+    device: str = "cpu"
+    configuration: str = "3d_fullres"
+    fold: str = "0"
+    patch_size: tuple[int, ...] | None = None
+    features: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    spacing: tuple[float, ...] | None = None
+    learning_rate: float | None = None
+    warmup_epochs: int | None = None
+    epochs_per_round: int | None = None
+    mutual_epochs: int | None = None
+    mirroring: bool = True
+    foreground: float | None = None
+    unlabelled: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms. Raises `ConfigError` where one cannot be read."""
+        return tuple(parse_arm(words) for words in self.trainers)
+
+    def missing_organs(self) -> dict[str, tuple[str, ...]]:
+        """The organs that each site named in ``unlabelled`` does not contour.
+
+        Raises:
+            ConfigError: an entry is not ``SITE=ORGAN[,ORGAN]``, or names a site again.
+        """
+        missing: dict[str, tuple[str, ...]] = {}
+        for entry in self.unlabelled:
+            site, _, organs = entry.partition("=")
+            if site in missing or not all((site, *organs.split(","))):
+                raise ConfigError(f"{entry!r} is not SITE=ORGAN[,ORGAN]", "name each site once")
+            missing[site] = tuple(organs.split(","))
+        return missing
+
+    def is_small(self) -> bool:
+        """Whether the plans get a smaller configuration of their own."""
+        overrides = (self.patch_size, self.features, self.batch_size, self.spacing)
+        return any(value is not None for value in overrides)
+
+    def trained_configuration(self) -> str:
+        """The configuration that is trained: the one asked for, or the small one made from it."""
+        return f"{self.configuration.split('_')[0]}_small" if self.is_small() else self.configuration
+
+    def as_json(self) -> dict[str, Any]:
+        """The recipe as it stands in run.json."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+
+DEFAULTS = {
+    each.name: list(each.default) if isinstance(each.default, tuple) else each.default
+    for each in fields(Recipe)
+    if each.default is not MISSING
+}
+"""What a setting was in runs that are older than it."""
+
+
+def claim(out: Path, recipe: Recipe, continued: bool) -> dict[str, Any]:
+    """Take the run folder, or take it up again, and return the content of its run.json.
+
+    A run that is continued may get further arms, and need not name all that it has; its record names
+    all of them.
+
+    Raises:
+        ConfigError: the folder holds something else, another recipe's run, or this recipe's run
+            without ``continued``; an arm is named twice, or differs from the run's arm of that name;
+            there is an ensemble of no individual models.
+    """
+    record = out / "run.json"
+    if record.exists():
+        content: dict[str, Any] = json.loads(record.read_text())
+        changed = _differences(content["recipe"], recipe.as_json())
+        if changed:
+            raise ConfigError(f"{out} holds a run with another {', '.join(changed)}", "give another --out")
+        if not continued:
+            raise ConfigError(
+                f"{out} holds this run already", "add --continue to take it up where it stopped"
+            )
+    else:
+        foreign = sorted(path.name for path in out.glob("*") if path.name != "raw")
+        if foreign:
+            raise ConfigError(f"{out} is not empty ({foreign[0]}) and has no run.json", "give another --out")
+        content = {"recipe": recipe.as_json()}
+    known = content["recipe"]["trainers"]
+    content["recipe"] = {**recipe.as_json(), "trainers": list(dict.fromkeys([*known, *recipe.trainers]))}
+    _check_arms(content["recipe"]["trainers"])
+    return content
+
+
+def _check_arms(trainers: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for words in trainers:
+        name = parse_arm(words).name
+        if name.lower() in seen:
+            raise ConfigError(
+                f"the arms {seen[name.lower()]!r} and {words!r} have one name",
+                "give one of them another name",
+            )
+        seen[name.lower()] = words
+    arms = [parse_arm(words) for words in trainers]
+    if any(arm.name == ENSEMBLE for arm in arms) and not any(arm.is_individual for arm in arms):
+        raise ConfigError("an ensemble needs the individual models", f"add --arm individual={STOCK}")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before = {**DEFAULTS, **old}
+    names = sorted(before.keys() | new.keys())
+    return [name for name in names if name != "trainers" and before.get(name) != new.get(name)]
