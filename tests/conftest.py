@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from courier_kit import build_sites, running_server
@@ -15,6 +18,8 @@ from nnunet_gml import trust
 from peer_sync.mailbox import Mailbox
 from peer_sync.server.embedded import Server
 from peer_sync.site import Site
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture
@@ -76,3 +81,15 @@ def run(phantom_data, tmp_path, monkeypatch) -> Training:
     monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)  # a second an epoch
     return Training(phantom_data, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bench(monkeypatch) -> Iterator[Callable[[str], ModuleType]]:
+    """The benchmarks' modules by name, as their commands import them; forgotten afterwards."""
+    if not BENCHMARKS.exists():
+        pytest.skip("the benchmarks are not beside these tests")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in {path.stem for path in BENCHMARKS.glob("*.py")} - before:
+        sys.modules.pop(name, None)

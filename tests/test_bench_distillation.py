@@ -1,29 +1,12 @@
 """benchmarks/distillation.py: its measuring and its page, on patches small enough for a test."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from nnunet_gml.mutual import Learner
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("distillation", "distillation_page", "patch", "payload_page", "reconstruction", "measuring")
 CPU = torch.device("cpu")
 SHAPE = (1, 3, 24, 24, 24)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark's modules by name, as its command imports them."""
-    if not BENCHMARKS.exists():
-        pytest.skip("the benchmarks are not beside these tests")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def test_peak_memory_counts_what_is_alive_at_once(bench):

@@ -1,29 +1,12 @@
 """benchmarks/payload.py: its arithmetic on networks small enough to do it by hand."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from nnunet_gml import weights
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("payload", "payload_page", "reconstruction", "trained", "full_size")
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark's modules by name, as its command imports them."""
-    if not BENCHMARKS.exists():
-        pytest.skip("the benchmarks are not beside these tests")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """benchmarks/evidence.py: the figures and tables of several seeds, by hand."""
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,25 +9,12 @@ import pytest
 from nnunet_gml.simulation.recipe import parse_arm
 from nnunet_gml.simulation.scores import Score, write_scores
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("evidence", "evidence_page", "evidence_plans", "evidence_numbers", "headneck", "headneck_images")
 TRAINERS = [
     "alone=nnUNetTrainer",
     "pooled",
     "fedavg=nnUNetTrainerFedAvg",
     "mutual=nnUNetTrainerGML",
 ]
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark's modules by name, as its command imports them."""
-    if not BENCHMARKS.exists():
-        pytest.skip("the benchmarks are not beside these tests")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def write_run(folder, seed, dice, finished=("a", "b")):

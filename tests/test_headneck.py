@@ -1,27 +1,11 @@
 """benchmarks/headneck.py: six sites of real contours with computed images."""
 
 import csv
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark's modules by name."""
-    if not BENCHMARKS.exists():
-        pytest.skip("the benchmarks are not beside these tests")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module
-    for name in ("headneck", "headneck_images"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
