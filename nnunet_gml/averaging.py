@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import torch
+
 from nnunet_gml import merging, payload, weights
 from nnunet_gml.exchange import Arrival
 from nnunet_gml.proximal import ProximalTerm
@@ -27,6 +29,7 @@ class GossipAverageTrainer(FederatedTrainer):
         if arrival is not None:
             merging.mix(self.network, arrival.tensors, self.peer_share, self.names_to_keep())
             merging.scale_momentum(self.optimizer, 1 - self.peer_share)
+            self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
             peer = arrival.delivery.peer
             self.say(f"round {arrival.delivery.round}: averaged with the weights of site {peer}")
             self.write_down([arrival], [self.peer_share])
@@ -57,37 +60,40 @@ class FedAvgTrainer(GossipAverageTrainer):
     in_lock_step = True
 
     def prepare(self) -> None:
-        """Hold the network near what it is now, if there is a proximal term; after ``--c`` near the mean."""
+        """With a proximal term: nothing pulls in the warm-up; after ``--c`` the last round's end does."""
         super().prepare()
         if self.proximal_weight:
             self.proximal = ProximalTerm(self.network, self.optimizer, self.proximal_weight)
-            self.proximal.anchor_here()
+            if self.round > 0:
+                self.proximal.anchor_here()
 
     def peers_of_round(self, round_: int) -> tuple[str, ...]:
         """Everybody's weights are sent for."""
         return self.own_site.federation.peers_of(self.own_site.name)
 
-    def begin_round(self, round_: int) -> bool:
+    def begin_round(self, round_: int) -> str:
         """Offer ours, wait for the others', and take the mean."""
-        begun = super().begin_round(round_)
-        arrivals = self._wait(round_) if begun else []
+        dtype = super().begin_round(round_)
+        arrivals = self._wait(round_) if dtype else []
         if arrivals:
-            self._average(arrivals)
+            self._average(arrivals, dtype)
+        if self.proximal_weight:
+            self.proximal.anchor_here()
         self.save_latest()
-        return begun
+        return dtype
 
     def on_epoch_start(self) -> None:
         """What comes too late for its round is not used; the next round asks again."""
         late = self.receive()
-        if late is not None:
-            self.say(f"weights of site {late.delivery.peer} came after the wait and are not used")
+        if late is not None and self.ranks.is_first:
+            self.exchange.too_late(late)
         super(GossipAverageTrainer, self).on_epoch_start()
 
     def _wait(self, round_: int) -> list[Arrival]:
         peers, seconds = self.peers_of_round(round_), self.own_site.wait_seconds
         arrivals: dict[str, Arrival] = {}
         end = time.monotonic() + seconds
-        while len(arrivals) < len(peers) and self.ranks.share(time.monotonic() < end):
+        while self.ranks.share(self._may_come(arrivals) and time.monotonic() < end):
             arrival = self.receive()
             if arrival is not None:
                 arrivals[arrival.delivery.peer] = arrival
@@ -95,22 +101,26 @@ class FedAvgTrainer(GossipAverageTrainer):
                 time.sleep(POLL_SECONDS)
         missing = [peer for peer in peers if peer not in arrivals]
         if missing:
-            self.say(f"round {round_}: waited {seconds} s in vain for {', '.join(missing)}; going on without")
+            waited = seconds - max(0, round(end - time.monotonic()))
+            self.say(f"round {round_}: waited {waited} s in vain for {', '.join(missing)}; going on without")
         return [arrivals[peer] for peer in peers if peer in arrivals]
 
-    def _average(self, arrivals: list[Arrival]) -> None:
+    def _may_come(self, arrivals: dict[str, Arrival]) -> bool:
+        """Whether somebody whose weights are not here may still send them; a refused peer will not."""
+        return self.ranks.is_first and bool(self.exchange.open_peers() - set(arrivals))
+
+    def _average(self, arrivals: list[Arrival], dtype: str) -> None:
         """All sites list the same numbers in the same order, so that all get the same mean."""
         site = self.own_site
         own = {name: tensor.detach().cpu() for name, tensor in weights.named_tensors(self.network).items()}
-        travelled = payload.decode(payload.encode(own, site.payload), own)
+        travelled = payload.decode(payload.encode(own, dtype), own)
         shares = self._shares(arrivals)
         tensors = {site.name: travelled, **{a.delivery.peer: a.tensors for a in arrivals}}
         names = sorted(tensors)
         mean = merging.mean_of([tensors[name] for name in names], [shares[name] for name in names])
         merging.mix(self.network, mean, 1.0, self.names_to_keep())
         merging.scale_momentum(self.optimizer, shares[site.name])
-        if self.proximal_weight:
-            self.proximal.anchor_here()
+        self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
         told = ", ".join(f"{name} {shares[name]:.2f}" for name in names)
         self.say(f"round {self.round}: mean of {len(names)} sites: {told}")
         self.write_down(arrivals, [shares[arrival.delivery.peer] for arrival in arrivals])

@@ -72,7 +72,7 @@ class Exchange:
         round_: int,
         peers: Sequence[str],
         least_round: int = 0,
-    ) -> bool:
+    ) -> str:
         """Offer our weights and send for those of peers; returns before either is done.
 
         Args:
@@ -83,7 +83,8 @@ class Exchange:
             least_round: an offer of an earlier round is waited out, not taken.
 
         Returns:
-            Whether anything was offered and sent for; if not, the log says why.
+            The type in which our weights were written; empty if nothing was offered and sent for, and
+            then the log says why.
         """
         payload = self._mailbox.state / f".part-round-{round_}"
         try:
@@ -91,11 +92,11 @@ class Exchange:
         except (weights.WeightsError, OSError) as error:
             discard(payload)
             self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
-            return False
+            return ""
         named = f"site {peers[0]}" if len(peers) == 1 else f"sites {', '.join(peers)}"
         self._say(f"round {round_}: offering our weights, sending for those of {named}")
         self._courier.exchange(payload, facts(dtype), peers, least_round)
-        return True
+        return dtype
 
     def receive(self, like: nn.Module) -> Arrival | None:
         """The newest weights a peer has sent since the last call, if they are good; returns at once.
@@ -120,6 +121,14 @@ class Exchange:
         if delivery.remark:
             self._say(f"{place}: {delivery.remark}")
         return Arrival(delivery, tensors, likeness)
+
+    def open_peers(self) -> set[str]:
+        """Peers of this round from whom something may still come."""
+        return self._courier.open_peers()
+
+    def too_late(self, arrival: Arrival) -> None:
+        """Note in the ledger that weights came, and came too late for their round."""
+        self._say(f"weights of site {arrival.delivery.peer} came too late for their round and are not used")
 
     def met(self, arrival: Arrival, trust: float) -> None:
         """Note in the ledger how far a peer's weights are trusted, 0 to 1."""

@@ -15,11 +15,11 @@ from nnunet_gml import gate, merging, weights
 from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
 from nnunet_gml.exchange import Arrival
 from nnunet_gml.merging import MergeKind
-from nnunet_gml.mutual import Learner, Method, train_with_peer
+from nnunet_gml.mutual import Learner, Method, PeerTooLargeError, StepReport, train_with_peer
 from nnunet_gml.rounds import Meeting, Parting, Stay
 from nnunet_gml.trainer import LATEST, FederatedTrainer
 from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
-from nnunet_gml.visit import Visit, peer_of, scaler_like
+from nnunet_gml.visit import Visit, fresh, peer_of, scaler_like
 
 
 class GossipTrainer(FederatedTrainer):
@@ -61,6 +61,7 @@ class GossipTrainer(FederatedTrainer):
         """Choose the validation patches of the run, make room for a peer, and take up what ``--c`` left."""
         seed = (self.own_site.federation.seed, self.own_site.name, "gate")
         self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
+        self.gate_digest = gate.digest(self.gate_list)
         self.trust_memory = TrustMemory(self.trust_smoothing)
         self.peer_network = self._room_for_a_peer()
         self.method = Method(
@@ -97,13 +98,10 @@ class GossipTrainer(FederatedTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Stock nnU-Net's step, or one of two networks while a peer is here."""
         while self.visit is not None:
-            try:
-                return self._train_step_with(self.visit, batch)
-            except torch.OutOfMemoryError:
-                if self.is_ddp:  # the other GPUs are in the middle of this step
-                    raise
-                torch.cuda.empty_cache()
-                self._save_memory()
+            report = self._train_step_with(self.visit, batch)
+            if report is not None:
+                return {"loss": report.supervised.cpu().numpy()}
+            torch.cuda.empty_cache()
         step: dict[str, Any] = super().train_step(batch)
         return step
 
@@ -124,7 +122,7 @@ class GossipTrainer(FederatedTrainer):
         state = {
             **super().state(filename),
             "trust": self.trust_memory.state(),
-            "gate": gate.digest(self.gate_list),
+            "gate": self.gate_digest,
         }
         if self.visit is not None and filename == LATEST:
             state["visit"] = self.visit.state()
@@ -135,6 +133,7 @@ class GossipTrainer(FederatedTrainer):
         if self.visit is None:
             return
         visit, self.visit = self.visit, None
+        self.peer_network.zero_grad(set_to_none=True)
         theirs, ours = self._score(self.peer_network), self._score(self.network)
         share = merging.merge(
             merge,
@@ -159,9 +158,23 @@ class GossipTrainer(FederatedTrainer):
             return DistributedDataParallel(network, device_ids=places)
         return network
 
-    def _train_step_with(self, visit: Visit, batch: dict[str, Any]) -> dict[str, Any]:
+    def _train_step_with(self, visit: Visit, batch: dict[str, Any]) -> StepReport | None:
+        """One step of two networks; None where memory was too small for it and ours is still to do."""
+        try:
+            report = self._two_network_step(visit, batch)
+        except (torch.OutOfMemoryError, PeerTooLargeError) as error:
+            if self.is_ddp:  # the other GPUs are in the middle of this step
+                raise
+            self._save_memory()
+            return error.report if isinstance(error, PeerTooLargeError) else None
+        if visit.stay.steps_of_epoch == 0:
+            visit.peer.damping = self.ranks.share(visit.peer.damping)
+        visit.stay.add(report, batch["data"][:, 0].numel())
+        return report
+
+    def _two_network_step(self, visit: Visit, batch: dict[str, Any]) -> StepReport:
         target = batch["target"]
-        report = train_with_peer(
+        return train_with_peer(
             batch["data"].to(self.device, non_blocking=True),
             [scale.to(self.device, non_blocking=True) for scale in target]
             if isinstance(target, list)
@@ -172,22 +185,26 @@ class GossipTrainer(FederatedTrainer):
             measure=visit.stay.steps_of_epoch == 0,
             agree=self.ranks.all_agree,
         )
-        visit.stay.add(report, batch["data"][:, 0].numel())
-        return {"loss": report.supervised.cpu().numpy()}
 
     def _save_memory(self) -> None:
-        if self.method.in_two_passes:
-            self.visit = None
+        """Memory ran out: take two passes from now on, or if that is not enough, do without this peer."""
+        self.grad_scaler = fresh(self.grad_scaler, self.device)
+        if not self.method.in_two_passes:
+            self.method = replace(self.method, in_two_passes=True)
             self.say(
-                "the GPU's memory is too small for two networks: this step and the rest of the round "
-                "go on without the peer; nnUNetTrainerGMLFrozen needs less"
+                "the GPU's memory is too small for two networks at once: from now on each step trains one "
+                "after the other, which takes longer"
             )
             return
-        self.method = replace(self.method, in_two_passes=True)
         self.say(
-            "the GPU's memory is too small for two networks at once: from now on each step trains one "
-            "after the other, which takes longer"
+            "the GPU's memory is too small for two networks: this step and the rest of the round "
+            "go on without the peer; nnUNetTrainerGMLFrozen needs less"
         )
+        visit, self.visit = self.visit, None
+        self.peer_network.zero_grad(set_to_none=True)
+        if visit is not None:
+            nothing = Scores.unknown(len(self.classes))
+            self._write_down(Parting(visit.meeting, visit.stay, self.current_epoch, nothing, nothing, 0.0))
 
     def _meet(self, arrival: Arrival) -> None:
         """Score the peer against ourselves, and learn with it if it is trusted in any class."""
@@ -208,6 +225,7 @@ class GossipTrainer(FederatedTrainer):
         self._write_down(meeting)
         if meeting.is_useful:
             self.visit = self._visit(meeting)
+            self.let_hide(self.visit.peer.missing.cpu() & (meeting.trust > 0))
             self.save_latest()
 
     def _trust(self, arrival: Arrival, theirs: Scores, ours: Scores) -> Tensor:
@@ -234,13 +252,13 @@ class GossipTrainer(FederatedTrainer):
     def _take_up(self, restored: dict[str, Any]) -> None:
         """Continue after ``--c``: trust, patches, and the peer that was here."""
         self.trust_memory.restore(restored.get("trust", {}))
-        found = gate.digest(self.gate_list)
-        if restored.get("gate", found) != found:
+        if restored.get("gate", self.gate_digest) != self.gate_digest:
             self.say("the fixed validation patches are not those of before: data, split or seed has changed")
-        if "visit" in restored:
-            meeting = Meeting.from_dict(restored["visit"]["meeting"])
+        state = restored.pop("visit", None)
+        if state is not None:
+            meeting = Meeting.from_dict(state["meeting"])
             self.visit = self._visit(meeting)
-            self.visit.take_up(restored["visit"])
+            self.visit.take_up(state)
             self.say(f"continued with site {meeting.peer}, until epoch {self.visit.leaves_at}")
 
     def _score(self, network: nn.Module) -> Scores:

@@ -112,7 +112,15 @@ def mix(network: nn.Module, other: Mapping[str, Tensor], share: float, keep: Col
     with torch.no_grad():
         for name, tensor in named_tensors(network).items():
             if tensor.is_floating_point() and name not in keep:
-                tensor.lerp_(other[name].to(tensor), share)
+                if share == 1:  # also where ours is not finite
+                    tensor.copy_(other[name])
+                else:
+                    tensor.lerp_(other[name].to(tensor), share)
+
+
+def _is_finite(network: nn.Module) -> bool:
+    floats = (tensor for tensor in named_tensors(network).values() if tensor.is_floating_point())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
 
 def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -147,9 +155,9 @@ def merge(
         keep: names of tensors that stay ours.
 
     Returns:
-        The share, 0 where everything stays ours.
+        The share, 0 where everything stays ours; so does a peer whose weights are not finite.
     """
-    if kind == "none":
+    if kind == "none" or not _is_finite(peer_network):
         return 0.0
     if kind == "best":
         share = 1.0 if is_better(dice_peer, dice_ours) else 0.0

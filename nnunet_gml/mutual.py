@@ -119,6 +119,14 @@ class StepReport(NamedTuple):
     """Scalar, how hard the peer pulls relative to supervision, before damping; nan unless measured."""
 
 
+class PeerTooLargeError(Exception):
+    """Memory ran out in the peer's part of a step; ours is done, and `report` says what it cost."""
+
+    def __init__(self, report: StepReport) -> None:
+        super().__init__("out of memory in the peer's part of a training step")
+        self.report = report
+
+
 def train_with_peer(
     data: Tensor,
     target: Output,
@@ -145,6 +153,10 @@ def train_with_peer(
             weight by it where it is above 1.
         agree: from "the peer is finite here" to "it is finite in all processes of a distributed training";
             called once a step. By default there is one process.
+
+    Raises:
+        PeerTooLargeError: our step is taken, the peer's is not.
+        torch.OutOfMemoryError: neither is.
     """
     for learner in (ours, peer.learner):
         learner.optimizer.zero_grad(set_to_none=True)
@@ -164,10 +176,13 @@ class _Step:
         report, output, peer_loss = self._our_step(measure, agree)
         if peer_loss is None:
             return report
-        if self.method.in_two_passes:
-            with mixed(self.data.device.type):
-                peer_loss = self._loss_of_peer(self.peer.learner.network(self.data), output)
-        self.peer.learner.step(peer_loss)
+        try:
+            if self.method.in_two_passes:
+                with mixed(self.data.device.type):
+                    peer_loss = self._loss_of_peer(self.peer.learner.network(self.data), output)
+            self.peer.learner.step(peer_loss)
+        except torch.OutOfMemoryError as error:
+            raise PeerTooLargeError(report) from error
         return report
 
     def _our_step(

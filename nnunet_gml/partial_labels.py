@@ -53,14 +53,37 @@ class MarginalBackground:
     def __init__(
         self, loss: Supervision, labelled: Tensor, has_regions: bool, ignore_label: int | None
     ) -> None:
-        if not bool(labelled.any()):
-            raise ValueError("labelled is False for every class, but at least one must be contoured here")
+        _check_any(labelled)
         self.loss = loss
         self.has_regions = has_regions
-        self._channels: _Channels | None = None
-        if not bool(labelled.all()):
-            choose = _region_channels if has_regions else _label_channels
-            self._channels = choose(labelled.cpu(), ignore_label)
+        self._ignore_label = ignore_label
+        self._labelled = labelled.cpu()
+        self._channels = self._choose()
+
+    @property
+    def hidden(self) -> Tensor:
+        """``(C,)``, bool, the classes that may hide in the background."""
+        return ~self._labelled
+
+    def let_hide(self, classes: Tensor) -> None:
+        """From now on these classes may hide in the background, too.
+
+        Args:
+            classes: ``(C,)``, bool.
+
+        Raises:
+            ValueError: no class would be left to supervise with.
+        """
+        labelled = self._labelled & ~classes.cpu()
+        _check_any(labelled)
+        self._labelled = labelled
+        self._channels = self._choose()
+
+    def _choose(self) -> _Channels | None:
+        if bool(self._labelled.all()):
+            return None
+        choose = _region_channels if self.has_regions else _label_channels
+        return choose(self._labelled, self._ignore_label)
 
     def __call__(self, output: Output, target: Output) -> Tensor:
         """The loss of one network's output.
@@ -81,6 +104,11 @@ class MarginalBackground:
             return self.loss(*reduce(output, target, channels))
         pairs = [reduce(*scale, channels) for scale in zip(output, target, strict=True)]
         return self.loss([logits for logits, _ in pairs], [reference for _, reference in pairs])
+
+
+def _check_any(labelled: Tensor) -> None:
+    if not bool(labelled.any()):
+        raise ValueError("labelled is False for every class, but at least one must be contoured here")
 
 
 def _label_channels(labelled: Tensor, ignore_label: int | None) -> _Channels:

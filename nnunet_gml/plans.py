@@ -63,7 +63,7 @@ def contract_of(
         "intensities": plans["foreground_intensity_properties_per_channel"],
         "transpose_forward": plans["transpose_forward"],
         "channels": dataset_json.get("channel_names", dataset_json.get("modality")),
-        **(_names_alone(dataset_json) if by_name else _numbered_labels(dataset_json)),
+        **(_names_alone(dataset_json, resolved) if by_name else _numbered_labels(dataset_json)),
     }
 
 
@@ -75,11 +75,16 @@ def _numbered_labels(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _names_alone(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+def _names_alone(dataset_json: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:
     if _has_regions(dataset_json["labels"]):
         raise ConfigError(
             "classes cannot be matched by name where they are regions: their order and content must agree",
             hint="leave out the key classes in federation.toml, and --by-name",
+        )
+    if configuration.get("previous_stage"):
+        raise ConfigError(
+            "classes cannot be matched by name in a cascade: the previous stage's labels are numbered inputs",
+            hint="number the classes alike at every site, and leave out the key classes and --by-name",
         )
     return {"class_names": sorted(class_names(dataset_json))}
 

@@ -1,6 +1,7 @@
 """What each round brought, written down for machines and for people."""
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,8 +139,9 @@ class Stay:
         return self.mask_voxels.cpu() / max(1, self.seen_voxels)
 
     def mean_ratio(self) -> float:
-        """Mean pull relative to the labels' over the epochs that measured it; nan when none did."""
-        return float(torch.tensor(self.ratios).nanmean())
+        """Mean pull relative to the labels' over the epochs in which it is finite; nan when there is none."""
+        ratios = torch.tensor(self.ratios)
+        return float(ratios[ratios.isfinite()].mean())
 
     def sentence(self) -> str:
         """The last epoch, for the training log."""
@@ -203,6 +205,7 @@ def write_average(folder: Path, arrival: Arrival, epoch: int, share: float) -> N
         event="averaged",
         **where,
         sequence=delivery.manifest.sequence,
+        peer_round=delivery.manifest.round,
         **likeness,
         merged=round(share, 4),
     )
@@ -215,10 +218,12 @@ def _append(folder: Path, event: str, meeting: Meeting, **facts: Any) -> None:  
 
 def _write(folder: Path, **facts: Any) -> None:  # noqa: ANN401 - JSON values
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-    with (folder / ROUNDS_FILE).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = folder / ROUNDS_FILE
+    is_cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * is_cut + json.dumps(record) + "\n")
 
 
 def _numbers(values: Tensor, digits: int = 4) -> list[float | None]:
-    """Numbers for JSON, which knows no nan."""
-    return [round(value, digits) if value == value else None for value in values.tolist()]
+    """Numbers for JSON, which knows neither nan nor infinity."""
+    return [round(value, digits) if math.isfinite(value) else None for value in values.tolist()]

@@ -1,32 +1,29 @@
-"""The frame of every trainer here: where nnU-Net, one site's settings and the courier meet."""
+"""The frame of every trainer here: where nnU-Net and the courier meet, round by round."""
 
-import os
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import Tensor, nn
 
-from nnunet_gml import __version__, channels, gate, merging, weights
+from nnunet_gml import __version__, gate, merging, weights
 from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.partial_labels import MarginalBackground
-from nnunet_gml.plans import check_agreement, class_names, labelled_by
+from nnunet_gml.plans import labelled_by
 from nnunet_gml.ranks import Ranks
+from nnunet_gml.site_trainer import SiteTrainer
 from peer_sync.errors import ConfigError
 from peer_sync.gossip import draw_peer, is_round_end, round_number
 from peer_sync.manifest import Facts
-from peer_sync.site import SITE_VARIABLE, Site, site_from_environment
+from peer_sync.site import site_from_environment
 
 LATEST = "checkpoint_latest.pth"
 STATE = "nnunet_gml"
 """Our one key in nnU-Net's checkpoint."""
 
 
-class FederatedTrainer(nnUNetTrainer):
+class FederatedTrainer(SiteTrainer):
     """nnU-Net that offers its weights at the end of every round and takes in those of peers.
 
     What becomes of a peer's weights is up to the trainers that inherit from this one. On several GPUs
@@ -40,27 +37,17 @@ class FederatedTrainer(nnUNetTrainer):
     """``normalization``: layers that stay each site's own where weights are averaged (as in FedBN)."""
 
     in_lock_step: bool = False
-    """Only weights of the same round are of use; training waits for them."""
+    """Only weights of the same round, or of a later one, are of use; training waits for them."""
 
-    network: nn.Module
-    site: Site | None = None
     exchange: Exchange
-    _channel_order: tuple[int, ...] | None = None
     round: int = 0
     """The last round whose exchange was begun."""
 
     def initialize(self) -> None:
-        """Build network, optimiser and loss as nnU-Net does, from initial weights that all sites share."""
+        """See `SiteTrainer.initialize`; checkpoints are written at every round's end."""
         self.ranks = Ranks()
-        self.classes = class_names(self.dataset_json)
         self.restored: dict[str, Any] = {}
-        self.site = self._load_site()
-        if self.site is None:
-            super().initialize()
-        else:
-            with gate.randomness_of(self.site.federation.seed, "initial weights"):
-                super().initialize()
-            self._order_channels(self.site)
+        super().initialize()
         self.save_every = self.epochs_per_round
 
     def on_train_start(self) -> None:
@@ -69,15 +56,16 @@ class FederatedTrainer(nnUNetTrainer):
             self.initialize()
         try:
             self.site = self.site or site_from_environment()
-            check_agreement(self.site, self.plans_manager.plans, self.dataset_json, self.configuration_name)
             if self.ranks.is_first:
-                self.exchange = Exchange(self.site, self.network, self.say, self._channel_order)
+                self.exchange = Exchange(self.site, self.network, self.say, self.channel_order)
             super().on_train_start()
+            if self.restored.get("hidden") is not None:
+                self.let_hide(self.restored["hidden"])
             self.prepare()
             if self.ranks.is_first:
                 self.exchange.start()
         except ConfigError as error:
-            self._stop(error)
+            self.stop(error)
         peers = ", ".join(self.site.federation.peers_of(self.site.name))
         self.say(f"site {self.site.name} of federation {self.site.federation.name}, peers: {peers}")
         self._take_up_round()
@@ -92,6 +80,7 @@ class FederatedTrainer(nnUNetTrainer):
             "trainer": type(self).__name__,
             "federation": self.site.federation.digest if self.site else None,
             "round": self.round,
+            "hidden": self.loss.hidden if isinstance(self.loss, MarginalBackground) else None,
         }
 
     def on_epoch_end(self) -> None:
@@ -102,19 +91,23 @@ class FederatedTrainer(nnUNetTrainer):
                 self.save_latest()
             self.begin_round(self._due_round())
 
-    def begin_round(self, round_: int) -> bool:
-        """Offer our weights and send for those of this round's peers; at once. Says whether it could."""
+    def begin_round(self, round_: int) -> str:
+        """Offer our weights and send for those of this round's peers; returns at once.
+
+        Returns:
+            The type in which ours travel; empty where nothing could be offered.
+        """
         self.round = round_
-        begun = False
+        dtype = ""
         if self.ranks.is_first:
-            begun = self.exchange.begin_round(
+            dtype = self.exchange.begin_round(
                 self.network,
                 lambda dtype: self._facts(round_, dtype),
                 round_,
                 self.peers_of_round(round_),
                 least_round=round_ if self.in_lock_step else 0,
             )
-        return self.ranks.share(begun)
+        return self.ranks.share(dtype)
 
     def peers_of_round(self, round_: int) -> tuple[str, ...]:
         """Whose weights are sent for: one random peer's."""
@@ -166,51 +159,11 @@ class FederatedTrainer(nnUNetTrainer):
         self.restored = checkpoint.get(STATE, {})
         self.round = self.restored.get("round", self._due_round())
 
-    @property
-    def own_site(self) -> Site:
-        """This site's settings, in a training."""
-        assert self.site is not None, "only a validation runs without a site"
-        return self.site
-
-    def labelled_at(self, site: str) -> Tensor:
-        """``(C,)``, bool: the classes that a site contours."""
-        names = labelled_by(self.own_site.federation.member(site), self.classes)
-        return torch.tensor([name in names for name in self.classes])
-
     def names_to_keep(self) -> frozenset[str]:
         """Tensors that no average touches."""
         if self.merge_exclude == "normalization":
             return merging.normalization_names(weights.unwrap(self.network))
         return frozenset()
-
-    def say(self, sentence: str) -> None:
-        """Write a sentence into the training log, as everything from here begins."""
-        self.print_to_log_file(f"nnunet-gml: {sentence}")
-
-    def _build_loss(self) -> Any:  # noqa: ANN401 - nnU-Net's, not typed
-        """nnU-Net's loss; where a class is never contoured here, it may hide in the background."""
-        loss = super()._build_loss()
-        self.deep_supervision_weights: tuple[float, ...] = (
-            tuple(map(float, loss.weight_factors)) if isinstance(loss, DeepSupervisionWrapper) else (1.0,)
-        )
-        if self.site is None or bool(self.labelled_at(self.site.name).all()):
-            return loss
-        return MarginalBackground(
-            loss,
-            self.labelled_at(self.site.name),
-            self.label_manager.has_regions,
-            self.label_manager.ignore_label,
-        )
-
-    def _order_channels(self, site: Site) -> None:
-        """Give every class the initial output weights that it has at the other sites."""
-        names = site.federation.classes
-        if names is None or set(names) != set(self.classes):  # `check_agreement` says what differs
-            return
-        self._channel_order = channels.class_order(self.classes, names)
-        if self._channel_order is not None:
-            tensors, layers = weights.named_tensors(self.network), channels.output_layers(self.network)
-            weights.put(channels.from_federation(tensors, layers, self._channel_order, True), self.network)
 
     def _is_round_end(self) -> bool:
         return is_round_end(self.current_epoch, self.warmup_epochs, self.epochs_per_round)
@@ -250,16 +203,3 @@ class FederatedTrainer(nnUNetTrainer):
     def training_cases(self) -> int:
         """How many cases this site trains on."""
         return len(gate.base_loader(self.dataloader_train).indices)
-
-    def _load_site(self) -> Site | None:
-        """This site's settings; None where there are none, which is enough for ``--val``."""
-        try:
-            return site_from_environment() if os.environ.get(SITE_VARIABLE) else None
-        except ConfigError as error:
-            self._stop(error)
-
-    def _stop(self, error: ConfigError) -> NoReturn:
-        self.say(f"error: {error}")
-        if error.hint:
-            self.say(f"hint: {error.hint}")
-        sys.exit(2)

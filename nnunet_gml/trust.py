@@ -32,6 +32,13 @@ class Scores:
         return float(self.dice[self.is_present].mean())
 
     @classmethod
+    def unknown(cls, classes: int) -> "Scores":
+        """Scores of a network that was not looked at."""
+        return cls(
+            torch.full((classes,), torch.nan, dtype=torch.float64), torch.zeros(classes, dtype=torch.bool)
+        )
+
+    @classmethod
     def from_outputs(cls, outputs: Sequence[Mapping[str, object]]) -> "Scores":
         """Sum up what nnU-Net's ``validation_step`` returned for each patch: tp_hard, fp_hard, fn_hard."""
         tp, fp, fn = (
@@ -78,7 +85,8 @@ def trust_per_class(
 class TrustMemory:
     """Trust in each peer, smoothed over the meetings with it, so that one lucky patch does not decide.
 
-    The exponential mean of all meetings. A class that is not trusted today is not trusted, whatever was.
+    The exponential mean of the meetings. A class that is not trusted today is not trusted, whatever was;
+    and one that was not trusted then, because the peer had not learnt it yet, is trusted as today says.
     """
 
     def __init__(self, smoothing: float = 0.5) -> None:
@@ -110,8 +118,8 @@ class TrustMemory:
             tensor([0.7500, 0.0000])
         """
         new = trust.detach().cpu()
-        mean = new.lerp(self._trust.get(peer, new), self.smoothing)
-        self._trust[peer] = torch.where(new > 0, mean, 0.0)
+        old = self._trust.get(peer, new)
+        self._trust[peer] = torch.where((new > 0) & (old > 0), new.lerp(old, self.smoothing), new)
         return self._trust[peer].clone().to(trust.device)
 
     def state(self) -> dict[str, Tensor]:

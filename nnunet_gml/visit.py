@@ -31,8 +31,8 @@ class Visit:
     stay: Stay
 
     def begin_epoch(self, epoch: int) -> None:
-        """Put its network into training, with this epoch's learning rate."""
-        self.peer.learner.network.train()
+        """Put its network into training if it learns, with this epoch's learning rate."""
+        self.peer.learner.network.train(self.peer.learns)
         self.schedule.step(epoch)
         self.stay.begin_epoch()
 
@@ -96,3 +96,12 @@ def peer_of(
 def scaler_like(ours: torch.amp.GradScaler | None, device: torch.device) -> torch.amp.GradScaler | None:
     """A gradient scaler of the peer's own, beginning where ours is; None where we have none."""
     return ours and torch.amp.GradScaler(device.type, init_scale=ours.get_scale())
+
+
+def fresh(scaler: torch.amp.GradScaler | None, device: torch.device) -> torch.amp.GradScaler | None:
+    """The same gradient scaler without what it remembers of a step that was broken off."""
+    if scaler is None:
+        return None
+    other = torch.amp.GradScaler(device.type)
+    other.load_state_dict(scaler.state_dict())
+    return other

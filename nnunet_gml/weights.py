@@ -6,6 +6,7 @@ compared byte by byte with the header that our own network would have written, b
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ MOST_DISTANCE = 2.0
 LEAST_COSINE = -0.1
 """Bounds of `Likeness`: wide, because honest sites drift apart in a long training, and are measured in
 every meeting so that they can be narrowed."""
+VARIANCE = "running_var"
+"""End of the names of batch norms' variances."""
 CHUNK = 2**18
 """Numbers that are compared at once: copies in float64 that stay in the processor's cache."""
 
@@ -114,7 +117,7 @@ def read(
 
     Raises:
         WeightsError: with the rule ``dtype``, ``size``, ``header``, ``finite``, ``scale``, ``norm``,
-            ``distance`` or ``cosine``.
+            ``variance``, ``distance`` or ``cosine``.
         NotImplementedError: as in `write`.
     """
     _check_type(dtype)
@@ -184,6 +187,10 @@ def _check_plausible(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Like
         if own.ndim >= 2 and products[1] > 0:
             ratio = float((products[0] / products[1]).sqrt())
             _check_bounds("norm", f"the norm of tensor {name} relative to ours", ratio, *NORM_RATIO)
+        if name.endswith(VARIANCE):
+            _check_bounds(
+                "variance", f"the least variance in {name}", float(theirs[name].min()), 0.0, math.inf
+            )
         total += products
     their_square, our_square, product, gap_square = total
     distance = float((gap_square / our_square).sqrt())

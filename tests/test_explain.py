@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from nnunet_gml.cli import main
 from nnunet_gml.explanation import mean_trust, read_rounds
+from nnunet_gml.rounds import _write
 
 CLASSES = ["brainstem", "eyes"]
 
@@ -87,6 +88,15 @@ def test_a_round_that_was_begun_again_counts_once(run):
 def test_half_a_line_is_skipped(run):
     """A killed process may leave one."""
     assert len(read_rounds(run(met(1, "east"), tail='{"event": "met", "rou'))) == 1
+
+
+def test_a_line_behind_half_a_line_is_read(run):
+    """A full disk has left half of one; the next begins on a line of its own."""
+    folder = run(met(1, "east"), tail='{"event": "met", "rou')
+
+    _write(folder, **met(2, "west"))
+
+    assert [found.peer for found in read_rounds(folder)] == ["east", "west"]
 
 
 def test_mean_trust_is_per_peer_and_class(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from nnunet_kit import CONFIGURATION, WaitingTrainer, plans_of
@@ -13,7 +14,9 @@ from nnunet_gml.phantom import ORGANS
 from nnunet_gml.plans import plans_digest
 from peer_sync.manifest import parse
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
+)
 
 CONTOURED = [name for name in ORGANS if name != "mandible"]
 MANDIBLE = list(ORGANS).index("mandible")
@@ -28,7 +31,7 @@ class Watched(WaitingTrainer):
         if self.visit is not None:
             self.peer_seen = self.visit.peer
 
-    def begin_round(self, round_: int) -> bool:
+    def begin_round(self, round_: int) -> str:
         self.offered = {name: t.clone() for name, t in weights.named_tensors(self.network).items()}
         return super().begin_round(round_)
 
@@ -59,11 +62,27 @@ def test_an_organ_that_is_not_contoured_here_is_learnt_from_the_peer_only(run):
     ours = run(Watched, peer=a_little_further, federation=without_mandible)
 
     assert isinstance(ours.loss, MarginalBackground)
+    assert ours.loss.hidden.tolist() == [name == "mandible" for name in ORGANS]
     assert ours.peer_seen.missing.tolist() == [name == "mandible" for name in ORGANS]
     assert ours.peer_seen.labelled.tolist() == [name != "mandible" for name in ORGANS]
     manifest, _ = offer_of_north(ours)
     assert manifest.labelled == tuple(CONTOURED) and "mandible" not in manifest.dice
     assert all(torch.isfinite(t).all() for t in weights.named_tensors(ours.network).values())
+
+
+def test_an_organ_that_nobody_has_taught_yet_is_background(run):
+    """Until a peer is trusted in it, supervision is stock nnU-Net's: it would be anywhere otherwise."""
+    ours = run(type("Alone", (Watched,), {"warmup_epochs": 10}), federation=without_mandible)
+
+    assert isinstance(ours.loss, MarginalBackground) and not ours.loss.hidden.any()
+
+
+def test_an_organ_that_is_not_contoured_here_costs_no_dice(run):
+    """nnU-Net's Dice of it is nan, not 0, so that the best checkpoint is not the one without the organ."""
+    ours = run(Watched, peer=a_little_further, federation=without_mandible)
+
+    dice = ours.logger.get_value("dice_per_class_or_region", step=-1)
+    assert [bool(np.isnan(value)) for value in dice] == [name == "mandible" for name in ORGANS]
 
 
 def test_trust_in_an_organ_that_is_not_contoured_here_is_the_peers_word_at_most_half(run):

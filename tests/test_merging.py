@@ -161,7 +161,7 @@ def test_weights_of_other_names_are_not_averaged():
 
 
 def test_share_zero_is_ours_and_share_one_the_others_bit_for_bit():
-    """A network as nnU-Net builds it, aliases and all; also with weights that are not finite."""
+    """A network as nnU-Net builds it, aliases and all; also where one side is not finite."""
     ours, other = unet(seed=0), unet(seed=1)
     before = copy.deepcopy(ours)
     theirs = {name: tensor.clone() for name, tensor in named_tensors(other).items()}
@@ -169,6 +169,8 @@ def test_share_zero_is_ours_and_share_one_the_others_bit_for_bit():
     mix(ours, {name: tensor * torch.nan for name, tensor in theirs.items()}, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True))
 
+    with torch.no_grad():
+        next(ours.parameters()).fill_(torch.nan)
     mix(ours, theirs, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), other.parameters(), strict=True))
     assert ours.decoder.encoder is ours.encoder
@@ -277,3 +279,16 @@ def merged(kind, dice_peer, dice_ours, dice_after=1.0):
 def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expected):
     """Share, weight and momentum of METHOD's three ways."""
     assert merged(kind, dice_peer, dice_ours, dice_after) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["best", "weighted"])
+def test_a_peer_that_is_not_finite_changes_nothing(kind):
+    """One NaN in its weights, however good it is said to be."""
+    ours, theirs = nn.Linear(2, 1), nn.Linear(2, 1)
+    before = copy.deepcopy(ours)
+    with torch.no_grad():
+        theirs.weight[0, 0] = torch.nan
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+
+    assert merge(kind, ours, theirs, optimizer, 1.0, 0.0, lambda: 1.0) == 0.0
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True))

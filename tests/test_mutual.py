@@ -24,7 +24,7 @@ from mutual_kit import (
 )
 from torch import nn
 
-from nnunet_gml.mutual import Learner, train_with_peer
+from nnunet_gml.mutual import Learner, PeerTooLargeError, train_with_peer
 
 TWO_PASSES = replace(METHOD, in_two_passes=True)
 
@@ -235,3 +235,34 @@ def test_all_heads_count_with_their_weights():
     assert float(report(2 / 3, 1 / 3).distillation) == pytest.approx(2 / 3 * full + 1 / 3 * half)
     assert float(report(1.0, 0.0).distillation) == pytest.approx(full)
     assert torch.equal(report(2 / 3, 1 / 3).voxels, pulls[0].voxels)
+
+
+@pytest.mark.parametrize("method", [METHOD, TWO_PASSES])
+def test_memory_that_runs_out_in_the_peers_part_leaves_our_step_done_once(method):
+    """The report comes with the error, so that nobody takes our step again."""
+    ours, expected, them = learner(0), learner(0), peer()
+    train_with_peer(*batches()[0], expected, peer(), method)
+
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    them.learner.optimizer.step = too_large
+
+    with pytest.raises(PeerTooLargeError) as error:
+        train_with_peer(*batches()[0], ours, them, method)
+
+    assert same(ours.network, expected.network)
+    assert torch.isfinite(error.value.report.supervised)
+
+
+def test_memory_that_runs_out_in_our_part_is_told_as_it_is():
+    """Neither has stepped; whoever asked may try in another way."""
+    ours, them = learner(0), peer()
+
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    ours.optimizer.step = too_large
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train_with_peer(*batches()[0], ours, them, METHOD)

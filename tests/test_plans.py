@@ -116,6 +116,17 @@ def test_regions_have_no_digest_by_name(planned):
     assert "--by-name" in error.value.hint
 
 
+def test_a_cascade_has_no_digest_by_name(planned):
+    """The previous stage's labels are input channels in each site's own numbers."""
+    plans, dataset = planned
+    plans = copy.deepcopy(plans)
+    plans["configurations"]["cascade"] = {"inherits_from": CONFIGURATION, "previous_stage": CONFIGURATION}
+
+    with pytest.raises(ConfigError, match="cascade") as error:
+        plans_digest(plans, dataset, "cascade", by_name=True)
+    assert "--by-name" in error.value.hint
+
+
 def agreed(sites, digest: str, head: str = "", member: str = ""):
     """North, with the digest, more keys for federation.toml, and more for its own table there."""
     path = sites["north"].federation.path

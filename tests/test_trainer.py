@@ -19,8 +19,10 @@ from nnunet_kit import (
 )
 from trainer_kit import StockTrainer, a_little_further, ledger, log_of, rounds, same_weights
 
-from nnunet_gml import gate, trust, weights
+from nnunet_gml import gate, learning, trust, weights
 from nnunet_gml.learning import GossipTrainer
+from nnunet_gml.mutual import PeerTooLargeError
+from nnunet_gml.visit import fresh
 from peer_sync.site import SITE_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -147,6 +149,8 @@ def test_a_gpu_too_small_for_two_networks_goes_on_with_one(run, monkeypatch):
     assert rounds(ours)[0]["used"]
     assert log_of(ours).count("too small for two networks at once: from now on") == 1
     assert log_of(ours).count("too small for two networks: this step") == 1
+    assert [line["event"] for line in rounds(ours)] == ["met", "left"]
+    assert rounds(ours)[1]["dice_ours"] == [None] * 5
     assert same_weights(stock, ours)
 
 
@@ -170,7 +174,15 @@ def test_checkpoint_is_stock_with_one_key_more(run):
     stock.load_checkpoint(str(path))
 
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
-    assert set(checkpoint["nnunet_gml"]) == {"version", "trainer", "federation", "round", "trust", "gate"}
+    assert set(checkpoint["nnunet_gml"]) == {
+        "version",
+        "trainer",
+        "federation",
+        "round",
+        "hidden",
+        "trust",
+        "gate",
+    }
     assert stock.current_epoch == 3
     assert same_weights(stock, ours)
     assert not list(path.parent.glob("*.part"))
@@ -339,3 +351,41 @@ def test_a_peers_weights_are_in_no_checkpoint_but_the_latest(run):
 
     assert any(seen["checkpoint_latest.pth"])
     assert not any(seen["checkpoint_best.pth"] + seen["checkpoint_final.pth"])
+
+
+def test_our_step_is_not_taken_twice_when_only_the_peers_was_too_large(run, monkeypatch):
+    """Memory runs out behind our step, once: its report counts, and training has as many steps as ever."""
+    steps, train = [], learning.train_with_peer
+
+    def second_half_fails(*arguments: object, **options: object):
+        report = train(*arguments, **options)
+        steps.append(report)
+        if len(steps) == 1:
+            raise PeerTooLargeError(report)
+        return report
+
+    plain = run(Mutual, peer=a_little_further)
+    monkeypatch.setattr(learning, "train_with_peer", second_half_fails)
+    ours = run(type("Failing", (Mutual,), {}), peer=a_little_further)
+
+    assert len(steps) == 4
+    assert all(
+        torch.allclose(a, b, atol=1e-3)
+        for a, b in zip(plain.network.parameters(), ours.network.parameters(), strict=True)
+    )
+
+
+def test_a_scaler_that_was_stopped_half_way_can_go_on():
+    """unscale_ may be called once a step; after one that was broken off it must be possible again."""
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaler.scale(network(torch.ones(1, 1)).sum()).backward()
+    scaler.unscale_(optimizer)
+
+    again = fresh(scaler, torch.device("cpu"))
+
+    assert again.get_scale() == 64.0
+    again.scale(network(torch.ones(1, 1)).sum()).backward()
+    again.unscale_(optimizer)
+    again.step(optimizer)

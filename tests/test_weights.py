@@ -329,3 +329,16 @@ def test_header_says_what_the_format_says(offered):
 
     assert "__metadata__" not in header
     assert {entry["dtype"] for entry in header.values()} == {"F16"}
+
+
+def test_a_negative_variance_is_refused(tmp_path):
+    """Batch normalisation would take its root; no norm of the tensor tells."""
+    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))
+    path = tmp_path / "peer.safetensors"
+    network[1].running_var[0] = -1.0
+    weights.write(network, path)
+    network[1].running_var[0] = 1.0
+
+    with pytest.raises(WeightsError, match=r"least variance in 1.running_var is -1") as error:
+        weights.read(path, network, "float16")
+    assert error.value.rule == "variance"

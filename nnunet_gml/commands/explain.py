@@ -60,7 +60,7 @@ def _for_json(value: Any) -> Any:  # noqa: ANN401 - JSON values
         return {name: _for_json(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_for_json(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(console: Console, folder: Path, rounds: list[Round], by_class: bool) -> None:
