@@ -22,12 +22,23 @@ from pathlib import Path
 from evidence_page import run_name, write_page
 from evidence_plans import ARMS, EXPERIMENTS, Experiment, Part
 
+from peer_sync.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare, simulate, and write the page; 1 if an arm failed."""
+    """Run the experiment; 1 if an arm failed, or if its runs cannot stand on one page."""
+    try:
+        return run(argv)
+    except ConfigError as error:
+        sys.stderr.write(f"evidence: {error}\nhint: {error.hint}\n")
+        return 1
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Prepare, simulate, and write the page; 1 if an arm failed. Raises `ConfigError`."""
     args, further = arguments(argv)
     experiment = EXPERIMENTS[args.experiment]
     out = args.out / args.experiment

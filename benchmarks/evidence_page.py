@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evidence_numbers import Comparison, Results, Run, read_runs
+from evidence_numbers import OF_ONE_RUN, Comparison, Results, Run, check_alike, read_runs
 from evidence_plans import ALL_LABELS, ARMS, Experiment
 
 from nnunet_gml import stats
 
 NOTES = "## What was tried, and why it is so"
 FAIR = """\
-All arms begin with the same weights, draw the same patches in every epoch, and train equally many epochs; an
-epoch with a peer costs about twice the time of a stock one. *pooled* trains as many iterations in all as one
-site alone, on all sites' cases. *ensemble* averages the probabilities of all individual models. Dice: mean
-over held-out cases of the mean over classes. Gains are paired by case; intervals (95 %) are bootstrapped over
-patients, and with few of them too narrow; p: Wilcoxon's signed ranks over patients, Holm's correction over
-the arms of the table. MB: all that all sites fetched (their ledgers), manifests included; for the ensemble
-each model moved once to every other site. FedAvg here has no server: each of the N sites fetches from N - 1
-others in a round. Through a server it would move 2N files: both percentages are given. Minutes: training of
-all sites side by side; a training that was interrupted counts from its continuation. After the last exchange
-every arm trains some epochs on local data alone, so FedAvg's networks differ between sites too.
+All arms begin with the same weights and train equally many epochs; all but *pooled*, which draws from another
+set of cases, draw the same patches in every epoch. An epoch with a peer costs about twice the time of a stock
+one; with *frozen*, whose peer is not trained, less than twice. *pooled* trains as many iterations in all as
+one site alone, on all sites' cases. *ensemble* averages the probabilities of all individual models. Dice:
+mean over held-out cases of the mean over classes; a class that neither contour has is left out. Gains are
+paired by case and class; where the label lacks a class, an arm that shows none of it counts as 1, one that
+shows some as 0. Intervals (95 %) are bootstrapped over patients, and with few of them too narrow; they cover
+which patients were held out, not the randomness of training: only further seeds show that. p: Wilcoxon's
+signed ranks over patients, Holm's correction over the arms of the table. MB: all
+that all sites fetched (their ledgers), manifests included; for the ensemble each model moved once to every
+other site. FedAvg here has no server: each of the N sites fetches from N - 1 others in a round. Through a
+server it would move 2N files: both percentages are given. Minutes: training of all sites side by side; a
+training that was interrupted counts from its continuation. After the last exchange every arm trains some
+epochs on local data alone, so FedAvg's networks differ between sites too.
 """
 
 
@@ -52,6 +53,7 @@ def run_name(part: str, seed: int) -> str:
 def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str) -> str:
     """The whole page but for the notes."""
     results = Results(runs[experiment.parts[0].name])
+    check_alike([run for each in runs.values() for run in each], (*OF_ONE_RUN, "unlabelled"))
     made = f"Made by `{command}`.\n"
     if not results.runs:
         return f"{experiment.about}\n{made}\nNothing has finished yet.\n"
@@ -61,6 +63,7 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
         f"{_unfinished(experiment, results)}",
         "## Arms\n",
         arm_table(results),
+        rounds_sentence(results),
     ]
     if experiment.missing:
         sections += ["## The organ that one site does not contour\n"]
@@ -94,6 +97,23 @@ def arm_table(results: Results) -> str:
             ]
         )
     return _markdown(rows)
+
+
+def rounds_sentence(results: Results) -> str:
+    """Which rounds of which arm were without a peer; empty where no arm that exchanges has finished."""
+    finished = [name for name, arm in results.arms.items() if arm.exchanges and results.seeds(name)]
+    if not finished:
+        return ""
+    lonely = [
+        f"{name} at {site}, seed {seed}: {', '.join(map(str, numbers))} of {counted['due']}"
+        for name in finished
+        for seed, counted in results.rounds(name).items()
+        for site, numbers in counted["without_peer"].items()
+        if numbers
+    ]
+    text = f"Rounds without a peer (for FedAvg: without one of the others): {'; '.join(lonely) or 'none'}."
+    unknown = [name for name in finished if len(results.rounds(name)) < len(results.seeds(name))]
+    return f"{text}{' Not counted: ' + ', '.join(unknown) + '.' if unknown else ''}\n"
 
 
 BYTES = ("MB", "of FedAvg's", "of FedAvg's by a server")
@@ -180,19 +200,20 @@ def _facts(runs: Sequence[Run]) -> str:
         if value not in (None, []) and name not in told
     )
     arms = "".join(f"- `{words}`\n" for words in recipe["trainers"])
+    machines = _machines(runs)
     return (
         f"Arms, as `nnunet-gml simulate --arm` reads them:\n\n{arms}\n"
         f"Settings of all: {settings}; prediction {record['prediction']}.\n\n"
-        f"{os.cpu_count()} CPU cores ({_processor()}), {record['threads_per_training']} thread per training, "
-        f"device {recipe['device']}; {versions}. Other work may have shared the machine.\n"
+        f"{machines}, {record['threads_per_training']} thread per training, device {recipe['device']}; "
+        f"{versions}. Other work may have shared the machine.\n"
     )
 
 
-def _processor() -> str:
-    """What the processor calls itself; its architecture where it does not say."""
-    listing = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", listing.read_text()) if listing.exists() else None
-    return found.group(1) if found else platform.machine()
+def _machines(runs: Sequence[Run]) -> str:
+    """The machines that trained, as the runs have recorded them."""
+    arms = [facts for run in runs for facts in run.record.get("trained", {}).values()]
+    found = [f"{m['cores']} CPU cores ({m['processor']})" for facts in arms for m in facts["machines"]]
+    return "; ".join(dict.fromkeys(found)) or "machine not recorded"
 
 
 def _notes(target: Path) -> str:

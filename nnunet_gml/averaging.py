@@ -84,9 +84,8 @@ class FedAvgTrainer(GossipAverageTrainer):
 
     def on_epoch_start(self) -> None:
         """What comes too late for its round is not used; the next round asks again."""
-        late = self.receive()
-        if late is not None and self.ranks.is_first:
-            self.exchange.too_late(late)
+        if self.ranks.is_first:
+            self.exchange.drop_late()
         super(GossipAverageTrainer, self).on_epoch_start()
 
     def _wait(self, round_: int) -> list[Arrival]:

@@ -126,9 +126,14 @@ class Exchange:
         """Peers of this round from whom something may still come."""
         return self._courier.open_peers()
 
-    def too_late(self, arrival: Arrival) -> None:
-        """Note in the ledger that weights came, and came too late for their round."""
-        self._say(f"weights of site {arrival.delivery.peer} came too late for their round and are not used")
+    def drop_late(self) -> None:
+        """Drop what came too late for its round; the peer's next offer is taken as usual."""
+        while (delivery := self._courier.delivery()) is not None:
+            self._say(f"weights of site {delivery.peer} came too late for their round and are not used")
+            try:
+                self._mailbox.drop(delivery, "it came after the wait of its round")
+            except PeerSyncError as error:
+                self._say(f"inbox: {error}")
 
     def met(self, arrival: Arrival, trust: float) -> None:
         """Note in the ledger how far a peer's weights are trusted, 0 to 1."""

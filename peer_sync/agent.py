@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from peer_sync.errors import NotFoundError, PeerSyncError, TransportError, quoted
-from peer_sync.mailbox import MOVES, Mailbox
+from peer_sync.errors import (
+    ConfigError,
+    NotFoundError,
+    PeerSyncError,
+    RejectedError,
+    TransportError,
+    quoted,
+)
+from peer_sync.mailbox import MOVES, Delivery, Mailbox
+from peer_sync.notes import Notes
 from peer_sync.orders import sentence
+from peer_sync.persistence import STALE_SECONDS
 from peer_sync.routes import way_to, way_to_relay
 from peer_sync.site import Site
 from peer_sync.transport import Transport
@@ -21,6 +31,7 @@ from peer_sync.wanted import Wanted, read_wanted
 log = logging.getLogger(__name__)
 
 CUT_SECONDS = 0.2
+WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Agent:
         self._way_to = way_to
         self._ways: list[Transport] = []
         self.mailbox = Mailbox(site, duties=(MOVES,))
+        self._notes = Notes(self.mailbox.ledger)
 
     def run(self) -> list[Step]:
         """One pass: copy the outbox to the relay, collect from all peers at once what the training wants."""
@@ -83,10 +95,11 @@ class Agent:
         try:
             published = self.mailbox.publish(relay)
         except TransportError as error:
-            self._note_failure("publish", (None, None), str(error), started)
+            self._notes.failed("publish", error, started)
             raise TransportError(f"relay: {error}", error.hint) from error
         finally:
             relay.close()
+        self._notes.forget(None)
         if published.files == 0:
             return [Step(f"relay: up to date with offer {published.sequence}")]
         put = f"put {published.files} files, {published.bytes} bytes"
@@ -96,8 +109,13 @@ class Agent:
         wanted = read_wanted(self.mailbox.wanted)
         if wanted is None:
             return [Step("the training has not ordered anything yet")]
-        if len(wanted.peers) == 1:
-            return self._collect_from(wanted.peers[0], wanted)
+        with self._watching(wanted):
+            if len(wanted.peers) == 1:
+                return self._collect_from(wanted.peers[0], wanted)
+            return self._collect_from_all(wanted)
+
+    def _collect_from_all(self, wanted: Wanted) -> list[Step]:
+        """At the same time: a slow one holds up nobody within the pass."""
         with ThreadPoolExecutor(max_workers=max(1, len(wanted.peers))) as pool:
             begun = [
                 pool.submit(self._guarded, partial(self._collect_from, peer, wanted)) for peer in wanted.peers
@@ -114,13 +132,54 @@ class Agent:
                 transport.close()
             wait(begun, timeout=CUT_SECONDS)
 
+    @contextmanager
+    def _watching(self, wanted: Wanted) -> Iterator[None]:
+        """See to it meanwhile that old transfers do not hold up a newer order."""
+        done = threading.Event()
+        watcher = threading.Thread(
+            target=self._watch, args=(wanted, done), name="peer_sync agent watch", daemon=True
+        )
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+    def _watch(self, wanted: Wanted, done: threading.Event) -> None:
+        started = time.monotonic()
+        while not done.wait(WATCH_SECONDS):
+            if time.monotonic() - started > STALE_SECONDS and self._is_replaced(wanted):
+                for transport in list(self._ways):
+                    with suppress(PeerSyncError, OSError):
+                        transport.close()
+
+    def _is_replaced(self, wanted: Wanted) -> bool:
+        """Whether the training has ordered something else; an order that is gone or damaged replaces none."""
+        try:
+            now = read_wanted(self.mailbox.wanted)
+        except ConfigError:
+            return False
+        return now is not None and now.token != wanted.token
+
     def _collect_from(self, peer: str, wanted: Wanted) -> list[Step]:
         place = f"peer {peer!r}, round {wanted.round}"
         if self.mailbox.is_answered(wanted, peer):
             return [Step(f"{place}: was answered")]
-        started = time.monotonic()
         transport = self._way_to(self.site, peer)
         self._ways.append(transport)
+        try:
+            delivery = self._fetch(peer, wanted, transport)
+        finally:
+            self._ways.remove(transport)
+            transport.close()
+        found = f"{place}: collected offer {delivery.manifest.sequence}, {delivery.transferred_bytes} bytes"
+        texts = filter(None, (f"{found} in {delivery.seconds} s", delivery.remark))
+        return [Step(text) for text in texts]
+
+    def _fetch(self, peer: str, wanted: Wanted, transport: Transport) -> Delivery:
+        """One attempt; in vain, it is noted with what it fetched. Raises what `Mailbox.collect` raises."""
+        started = time.monotonic()
         try:
             delivery = self.mailbox.collect(
                 peer,
@@ -131,30 +190,15 @@ class Agent:
                 wanted.round,
                 token=wanted.token,
                 least_round=wanted.least_round,
+                already_bytes=self._notes.unwritten_bytes(peer),
             )
-        except TransportError as error:
-            if not isinstance(error, NotFoundError):
-                self._note_failure("collect", (peer, wanted.round), str(error), started)
+        except RejectedError:
+            self._notes.forget(peer)
             raise
-        finally:
-            self._ways.remove(transport)
-            transport.close()
-        found = f"{place}: collected offer {delivery.manifest.sequence}, {delivery.transferred_bytes} bytes"
-        texts = filter(None, (f"{found} in {delivery.seconds} s", delivery.remark))
-        return [Step(text) for text in texts]
-
-    def _note_failure(
-        self, event: str, asked: tuple[str | None, int | None], message: str, started: float
-    ) -> None:
-        peer, round_ = asked
-        with suppress(OSError):
-            self.mailbox.ledger.write(
-                event=event,
-                peer=peer,
-                round=round_,
-                bytes=0,
-                seconds=round(time.monotonic() - started, 3),
-                retries=0,
-                verdict="failed",
-                message=message,
-            )
+        except PeerSyncError as error:
+            self._notes.count(peer, error)
+            if isinstance(error, TransportError) and not isinstance(error, NotFoundError):
+                self._notes.failed("collect", error, started, peer, wanted.round, wanted.token)
+            raise
+        self._notes.forget(peer)
+        return delivery

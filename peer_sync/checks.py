@@ -59,6 +59,15 @@ class Expectation:
         """The same, before the last offer was judged."""
         return replace(self, last=Judged())
 
+    def for_last(self, sequence: int, data: bytes) -> Expectation:
+        """What an offer must keep: where the last one is welcome once more and this is it, `once_more`."""
+        return self.once_more() if self.takes_again and self.last.knows(sequence, data) else self
+
+    def awaits(self, found: Manifest) -> bool:
+        """Whether an offer is of a late enough round, and not yet judged or welcome once more."""
+        last = self.for_last(found.sequence, found.to_bytes()).last
+        return found.round >= self.least_round and found.sequence > last.sequence
+
 
 def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected: Expectation) -> Manifest:
     """Judge manifest and signature, in the order of PROTOCOL.md.

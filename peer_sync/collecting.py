@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from peer_sync import encryption, names
@@ -17,11 +16,11 @@ from peer_sync.checks import (
     check_opened,
     check_payload,
 )
-from peer_sync.errors import NotFoundError, RejectedError, TransportError
+from peer_sync.errors import NotFoundError, RejectedError
 from peer_sync.inbox import MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE, Delivery, Inbox
 from peer_sync.manifest import Manifest, read_time
 from peer_sync.site import Site
-from peer_sync.storage import part_path, remove, sha256_of
+from peer_sync.storage import part_path, remove, sha256_of, size_of
 from peer_sync.transport import Transport
 
 SPARE_BYTES = 64 * 1024 * 1024
@@ -38,10 +37,18 @@ class Attempt:
         transport: the way there.
         round: our round.
         retries: failed attempts before this one.
+        already_bytes: what they had fetched.
     """
 
     def __init__(
-        self, site: Site, inbox: Inbox, peer: str, transport: Transport, round: int, retries: int
+        self,
+        site: Site,
+        inbox: Inbox,
+        peer: str,
+        transport: Transport,
+        round: int,
+        retries: int = 0,
+        already_bytes: int = 0,
     ) -> None:
         self.site = site
         self.inbox = inbox
@@ -49,6 +56,7 @@ class Attempt:
         self.transport = transport
         self.round = round
         self.retries = retries
+        self.already_bytes = already_bytes
         self.staging = part_path(inbox.folder)
         self.sequence: int | None = None
         self.transferred_bytes = 0
@@ -72,11 +80,11 @@ class Attempt:
             manifest = self._nearest(manifest, sequences[-1 - LOOKED_BACK : -1], expected)
         if manifest.encryption != "none":
             encryption.check_can_read(self.site.private_key)
-        self._check_space(manifest)
-        payload = self._fetch_payload(manifest)
-        self._open(payload, manifest)
+        begun = self.inbox.begun(self.peer, manifest.payload)
+        with self._room(manifest, begun):
+            self._open(self._fetch_payload(manifest, begun), manifest)
         remark = stale_remark(self.peer, manifest.created, expected, self.site.stale_days)
-        facts = (self.round, self.transferred_bytes, self._seconds(), self.retries, remark)
+        facts = (self.round, self._all_bytes(), self._seconds(), self.retries, remark)
         delivery = Delivery(self.peer, manifest, self.staging / WEIGHTS_FILE, *facts)
         return self.inbox.settle(self.staging, delivery)
 
@@ -84,11 +92,10 @@ class Attempt:
         """Fetch and check manifest and signature of one offer."""
         self.sequence = sequence
         data = self._fetch_small(names.manifest_name(sequence), MANIFEST_FILE, MANIFEST_MAX_BYTES)
-        if expected.last.knows(sequence, data):
-            if not expected.takes_again:
-                found = f"expected an offer after {sequence}, found none"
-                raise self._nothing_new(found, expected.last.created, expected)
-            expected = expected.once_more()
+        if expected.last.knows(sequence, data) and not expected.takes_again:
+            found = f"expected an offer after {sequence}, found none"
+            raise self._nothing_new(found, expected.last.created, expected)
+        expected = expected.for_last(sequence, data)
         signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
         return check_manifest(data, signature, sequence, expected)
 
@@ -116,7 +123,7 @@ class Attempt:
             "peer": self.peer,
             "round": self.round,
             "sequence": self.sequence,
-            "bytes": self.transferred_bytes,
+            "bytes": self._all_bytes(),
             "seconds": self._seconds(),
             "retries": self.retries,
         }
@@ -138,9 +145,9 @@ class Attempt:
         self._fetch(name, target, max_bytes)
         return target.read_bytes()
 
-    def _fetch_payload(self, manifest: Manifest) -> Path:
+    def _fetch_payload(self, manifest: Manifest, begun: Path) -> Path:
         """The payload, continued where an earlier attempt stopped; checked, and moved to `staging`."""
-        begun = self.inbox.begun(self.peer, manifest.payload)
+        begun.parent.mkdir(exist_ok=True)
         continued = begun.exists()
         self._fetch(manifest.payload, begun, manifest.payload_bytes)
         if continued and sha256_of(begun) != manifest.sha256:
@@ -151,11 +158,11 @@ class Attempt:
         return payload
 
     def _fetch(self, name: str, target: Path, max_bytes: int) -> None:
-        before = _size_of(target)
+        before = size_of(target)
         try:
             self.transport.get(name, target, max_bytes)
         finally:
-            now = _size_of(target)
+            now = size_of(target)
             self.transferred_bytes += now - before if now >= before else now
 
     def _open(self, payload: Path, manifest: Manifest) -> None:
@@ -168,15 +175,14 @@ class Attempt:
         remove(payload)
         check_opened(manifest, weights.stat().st_size)
 
-    def _check_space(self, manifest: Manifest) -> None:
+    def _room(self, manifest: Manifest, begun: Path) -> AbstractContextManager[None]:
+        """Room for the payload, and once more where it has to be decrypted."""
         copies = 1 if manifest.encryption == "none" else 2
-        needed = copies * manifest.payload_bytes + SPARE_BYTES
-        free = shutil.disk_usage(self.inbox.folder).free
-        if free < needed:
-            raise TransportError(
-                f"disk: expected {needed} free bytes for the weights, found {free}",
-                hint=f"make room on the disk of {self.inbox.folder}",
-            )
+        places = (begun, self.staging / manifest.payload, self.staging / WEIGHTS_FILE)
+        return self.inbox.room(copies * manifest.payload_bytes, SPARE_BYTES, places)
+
+    def _all_bytes(self) -> int:
+        return self.already_bytes + self.transferred_bytes
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
@@ -188,7 +194,3 @@ def stale_remark(peer: str, created: str, expected: Expectation, stale_days: int
     if days < stale_days:
         return ""
     return f"stale: the newest offer of peer {peer!r} is {days} days old, expected less than {stale_days}"
-
-
-def _size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -15,7 +15,8 @@ from peer_sync.reports import Reports
 from peer_sync.transport import Transport
 from peer_sync.worker import Worker
 
-Collect = Callable[[Request, Transport, int], Delivery]
+Collect = Callable[[Request, Transport, Failures], Delivery]
+NEVER_ASKED = "not asked: an earlier transfer of this peer took too long"
 
 
 class Collector:
@@ -24,7 +25,7 @@ class Collector:
     Args:
         peer: whom to ask.
         way: finds the way to the peer.
-        collect: one attempt, given the request, the way, and how many attempts have failed.
+        collect: one attempt, given the request, the way, and the attempts that have failed.
         put_down: takes what came.
         reports: what goes wrong is told here.
     """
@@ -37,6 +38,7 @@ class Collector:
         put_down: Callable[[Delivery], None],
         reports: Reports,
     ) -> None:
+        self.peer = peer
         self._way = way
         self._collect_once = collect
         self._put_down = put_down
@@ -44,6 +46,18 @@ class Collector:
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self.worker = Worker(f"peer_sync collector {peer}", self._fetch)
+
+    def ask(self, request: Request) -> None:
+        """Do ``request`` as soon as possible, instead of one that still waits."""
+        self._forget(self.worker.order(request))
+
+    def dismiss(self) -> None:
+        """Nobody wants anything of this peer now; a transfer under way is finished."""
+        self._forget(self.worker.dismiss())
+
+    def stop(self) -> None:
+        """Take no more requests."""
+        self._forget(self.worker.stop())
 
     def cut(self) -> None:
         """End a transfer under way."""
@@ -72,7 +86,9 @@ class Collector:
             is_placed = isinstance(error, TransportError)
             message = str(error) if is_placed else f"{request.place}, rule setup: {error}"
             told = type(error)(message, error.hint)
-            self._give_up(request, told, failures.count, time.monotonic() - started)
+            if not is_placed:
+                failures.transferred_bytes += error.transferred_bytes
+            self._give_up(request, told, failures, time.monotonic() - started)
 
     def _attempts(self, request: Request, transport: Transport, failures: Failures) -> Delivery:
         """Collect with growing pauses. Raises the last failure when the round is over, and every refusal."""
@@ -84,12 +100,22 @@ class Collector:
             transport.close()
 
         def collect() -> Delivery:
-            return self._collect_once(request, transport, failures.count)
+            return self._collect_once(request, transport, failures)
 
         return keep_trying(collect, failed, self.worker.pause, in_step=request.least_round > 0)
 
-    def _give_up(self, request: Request, error: PeerSyncError, retries: int, seconds: float) -> None:
+    def _forget(self, request: Request | None) -> None:
+        """Note a request that was replaced before it began."""
+        if request is None:
+            return
+        if not self.worker.is_stopping:
+            self._reports.say(f"{request.place}: {NEVER_ASKED}; {request.ending}")
+        with suppress(OSError):
+            self._reports.failed(request, "collect", f"{request.place}: {NEVER_ASKED}")
+
+    def _give_up(self, request: Request, error: PeerSyncError, failures: Failures, seconds: float) -> None:
         if isinstance(error, NotFoundError | ConfigError) and not self.worker.is_stopping:
             self._reports.say(f"{sentence(error)}; {request.ending}")
         with suppress(OSError):
-            self._reports.failed(request, "collect", str(error), retries, seconds)
+            count, transferred = failures.count, failures.transferred_bytes
+            self._reports.failed(request, "collect", str(error), count, seconds, transferred)

@@ -12,7 +12,8 @@ from peer_sync.collector import Collector
 from peer_sync.errors import ConfigError, TransportError
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
-from peer_sync.orders import WITHOUT_PEER, Order, Request
+from peer_sync.orders import WITHOUT_PEER, Failures, Order, Request
+from peer_sync.persistence import STALE_SECONDS
 from peer_sync.publisher import Publisher
 from peer_sync.reports import GOES_ON, Reports
 from peer_sync.routes import way_to, way_to_relay
@@ -21,7 +22,6 @@ from peer_sync.site import Site
 from peer_sync.transport import Transport
 
 CUT_SECONDS = 0.2
-STALE_SECONDS = 300.0
 
 
 class Courier:
@@ -51,7 +51,8 @@ class Courier:
         self._lock = threading.Lock()
         self._deliveries: dict[str, Delivery] = {}
         self._collectors: dict[str, Collector] = {}
-        self._least_round = 0
+        self._order: Order | None = None
+        self._handed_out: set[str] = set()
         self._server = Keeper(mailbox.site)
         self._reports = Reports(mailbox.ledger)
         relay = way_to_relay(mailbox.site)
@@ -92,13 +93,28 @@ class Courier:
         """The next delivery that was not handed out yet, in the order in which they came; returns at once.
 
         A newer one of the same peer has replaced the older. In step, one of an earlier
-        round that came late is not handed out.
+        round that came late is not handed out; out of step, not one that was collected for
+        an earlier round of ours than another that lies ready, nor what was judged already.
         """
         while (delivery := self._next_delivery()) is not None:
-            if delivery.manifest.round >= self._least_round:
+            if self._is_welcome(delivery):
+                self._note_handed_out(delivery)
                 return delivery
             self._drop(delivery)
         return None
+
+    def open_peers(self) -> set[str]:
+        """Peers of the last exchange from whom something may still come; returns at once.
+
+        Not those whose weights were handed out, nor those that were refused or given up.
+        """
+        asked = self._order.peers if self._order is not None else ()
+        collectors = self._collectors
+        # A collector puts its delivery down before it is done: looked at in this order, none is missed.
+        awaited = {peer for peer in asked if collectors[peer].worker.is_wanted()} - self._handed_out
+        with self._lock:
+            ready = {peer for peer in asked if peer in self._deliveries}
+        return awaited | ready
 
     def messages(self) -> list[str]:
         """Sentences for the training log since the last call."""
@@ -109,8 +125,8 @@ class Courier:
         deadline = time.monotonic() + timeout_seconds
         collectors = self._asked()
         workers = (*self._publisher.workers, *(collector.worker for collector in collectors))
-        for worker in workers:
-            worker.stop()
+        for part in (*self._publisher.workers, *collectors):
+            part.stop()
         while any(worker.is_alive for worker in workers) and time.monotonic() < deadline:
             self._publisher.cut()
             for collector in collectors:
@@ -123,16 +139,18 @@ class Courier:
 
     def _ask(self, order: Order) -> None:
         """Send each peer's collector on its way, and end what the last exchange has left to do."""
-        with self._lock:
-            self._least_round = order.least_round
-            for peer, collector in self._collectors.items():
-                if peer not in order.peers:
-                    collector.worker.dismiss()
-            for request in order.requests():
-                if request.peer not in self._collectors:
-                    self._collectors[request.peer] = self._new_collector(request.peer)
-                    self._collectors[request.peer].worker.start()
-                self._collectors[request.peer].worker.order(request)
+        for peer in order.peers:
+            if peer not in self._collectors:
+                collector = self._new_collector(peer)
+                collector.worker.start()
+                with self._lock:
+                    self._collectors[peer] = collector
+        self._order, self._handed_out = order, set()
+        for collector in self._asked():
+            if collector.peer not in order.peers:
+                collector.dismiss()
+        for request in order.requests():
+            self._collectors[request.peer].ask(request)
 
     def _asked(self) -> list[Collector]:
         with self._lock:
@@ -163,7 +181,7 @@ class Courier:
         if news:
             self._reports.say(f"{order.place}: {news}")
 
-    def _collect(self, request: Request, transport: Transport, retries: int) -> Delivery:
+    def _collect(self, request: Request, transport: Transport, failures: Failures) -> Delivery:
         return self.mailbox.collect(
             request.peer,
             transport,
@@ -171,8 +189,9 @@ class Courier:
             self.schema_digest,
             self.payload_bytes,
             request.round,
-            retries,
+            failures.count,
             least_round=request.least_round,
+            already_bytes=failures.transferred_bytes,
         )
 
     def _put_down(self, delivery: Delivery) -> None:
@@ -182,6 +201,27 @@ class Courier:
             self._deliveries[delivery.peer] = delivery
         if older is not None:
             self._drop(older)
+
+    def _note_handed_out(self, delivery: Delivery) -> None:
+        """Out of step, a late answer to an earlier exchange leaves the last one open for its own."""
+        order = self._order
+        if order is not None and (order.least_round or delivery.round == order.round):
+            self._handed_out.add(delivery.peer)
+
+    def _is_welcome(self, delivery: Delivery) -> bool:
+        """Whether the training may have this one; see `delivery`."""
+        if self._order is not None and self._order.least_round:
+            return delivery.manifest.round >= self._order.least_round
+        with self._lock:
+            newest = max((other.round for other in self._deliveries.values()), default=0)
+        return delivery.round >= newest and not self._is_judged(delivery)
+
+    def _is_judged(self, delivery: Delivery) -> bool:
+        """Whether it was judged meanwhile, as an earlier delivery of the same offer or of a newer one."""
+        try:
+            return delivery.manifest.sequence <= self.mailbox.last_sequence(delivery.peer)
+        except ConfigError:
+            return False  # the memory is damaged: accepting it tells that to the training
 
     def _next_delivery(self) -> Delivery | None:
         with self._lock:

@@ -11,7 +11,12 @@ class PeerSyncError(Exception):
     Args:
         message: what, where, found, expected; starts small, no full stop.
         hint: what to do now; may be empty.
+
+    Attributes:
+        transferred_bytes: what had crossed the network when an attempt to collect ended with it.
     """
+
+    transferred_bytes: int = 0
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

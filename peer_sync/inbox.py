@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from peer_sync import manifest as manifests
 from peer_sync.checks import Expectation, check_manifest, check_payload
-from peer_sync.errors import PeerSyncError
+from peer_sync.errors import PeerSyncError, TransportError
 from peer_sync.manifest import Manifest
-from peer_sync.storage import remove, remove_parts, sha256_of, sync_file, sync_folder, write_durably
+from peer_sync.storage import (
+    remove,
+    remove_parts,
+    sha256_of,
+    size_of,
+    sync_file,
+    sync_folder,
+    write_durably,
+)
 
 KEPT_DELIVERIES = 2
 MANIFEST_FILE = "manifest.json"
@@ -31,7 +42,7 @@ class Delivery:
         manifest: the signed facts.
         payload: the weights file in our inbox.
         round: our round in which it was collected.
-        transferred_bytes: manifest, signature and payload together.
+        transferred_bytes: manifest, signature and payload together, with attempts that failed before.
         seconds: how long collecting took.
         retries: failed attempts before it worked.
         remark: what a person should know about it, such as its great age; may be empty.
@@ -69,6 +80,8 @@ class Inbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._claiming = threading.Lock()
+        self._claims: list[_Claim] = []
 
     def clean(self) -> None:
         """Remove what an interrupted run left and nobody can use."""
@@ -77,11 +90,38 @@ class Inbox:
     def begun(self, peer: str, name: str) -> Path:
         """Where the payload ``name`` of a peer grows; what was begun of others is removed."""
         home = self.folder / f"{BEGUN_PREFIX}{peer}"
-        home.mkdir(exist_ok=True)
-        for path in home.iterdir():
+        for path in home.iterdir() if home.is_dir() else ():
             if path.name != name:
                 remove(path)
         return home / name
+
+    @contextmanager
+    def room(self, needed_bytes: int, spare_bytes: int, places: Sequence[Path]) -> Iterator[None]:
+        """Keep room on the disk for a download, so that others beside it do not count on the same.
+
+        Args:
+            needed_bytes: of all that is written.
+            spare_bytes: what must stay free beside all downloads.
+            places: where it is written; what is there already needs no room any more.
+
+        Raises:
+            TransportError: there is not enough.
+        """
+        claim = _Claim(needed_bytes, tuple(places))
+        with self._claiming:
+            free = shutil.disk_usage(self.folder).free - sum(other.missing() for other in self._claims)
+            needed = claim.missing() + spare_bytes
+            if free < needed:
+                raise TransportError(
+                    f"disk: expected {needed} free bytes for the weights, found {max(0, free)}",
+                    hint=f"make room on the disk of {self.folder}",
+                )
+            self._claims.append(claim)
+        try:
+            yield
+        finally:
+            with self._claiming:
+                self._claims.remove(claim)
 
     def answer(self, peer: str, token: str) -> None:
         """Note that an order was answered, by weights or by a refusal; see `peer_sync.wanted`."""
@@ -144,6 +184,17 @@ class Inbox:
             with suppress(FileNotFoundError):
                 found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Claim:
+    """Room on the disk that a download still needs."""
+
+    needed_bytes: int
+    places: tuple[Path, ...]
+
+    def missing(self) -> int:
+        return max(0, self.needed_bytes - sum(map(size_of, self.places)))
 
 
 NOTED = {"round": int, "transferred_bytes": int, "seconds": float, "retries": int, "remark": str}

@@ -47,7 +47,7 @@ class LocalCourier:
 
     def exchange(self, payload: Path, facts: Facts, peers: Sequence[str], least_round: int = 0) -> None:
         """Offer ``payload``, order what ``peers`` offer; see `peer_sync.courier.Courier.exchange`."""
-        for request in self._order.requests() if self._order else ():
+        for request in self._requests():
             if request.peer in self._silent:
                 self._reports.say(
                     f"{request.place}: nothing has come; {request.ending} "
@@ -63,10 +63,31 @@ class LocalCourier:
         Without ``least_round`` it may be the late answer to an earlier order: the last one
         stays open for its own.
         """
-        for request in self._order.requests() if self._order else ():
+        for request in self._requests():
             if request.peer in self._open and (delivery := self._look(request)) is not None:
                 return delivery
         return None
+
+    def open_peers(self) -> set[str]:
+        """Peers of the last exchange from whom something may still come.
+
+        The agent has not answered for them, or its answer lies there and was not handed out.
+        """
+        return {request.peer for request in self._requests() if self._is_open(request)}
+
+    def _requests(self) -> list[Request]:
+        return self._order.requests() if self._order else []
+
+    def _is_open(self, request: Request) -> bool:
+        peer = request.peer
+        if peer not in self._open:
+            return False
+        try:
+            return not self._is_answered(peer) or self.mailbox.has_waiting(
+                peer, self.plans_digest, self.schema_digest, self.payload_bytes, request.least_round
+            )
+        except PeerSyncError:
+            return True  # the next look tells what is wrong
 
     def _look(self, request: Request) -> Delivery | None:
         peer = request.peer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from peer_sync.manifest import Manifest
-from peer_sync.storage import read_number, read_state, write_state
+from peer_sync.storage import number_in, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,23 @@ class Memory:
     def judged(self, peer: str) -> Judged:
         """See `Judged`. Raises `ConfigError` when the file is damaged."""
         path = self._path(peer)
-        state = read_state(path)
-        accepted, refused = read_number(path, "accepted"), read_number(path, "refused")
-        digest, created = str(state.get("digest", "")), str(state.get("created", ""))
-        return Judged(max(accepted, refused), digest, created, is_accepted=accepted > refused)
+        return _judged(read_state(path), path)
 
     def remember(self, peer: str, manifest: Manifest, verdict: str) -> None:
         """Never take an offer as old as this one again; ``verdict`` is ``accepted`` or ``refused``."""
         path = self._path(peer)
         state = read_state(path)
-        if manifest.sequence > self.judged(peer).sequence:
+        if manifest.sequence > _judged(state, path).sequence:
             state["digest"] = sha256(manifest.to_bytes()).hexdigest()
             state["created"] = manifest.created
-        state[verdict] = max(read_number(path, verdict), manifest.sequence)
+        state[verdict] = max(number_in(state, verdict, path), manifest.sequence)
         write_state(path, state)
 
     def _path(self, peer: str) -> Path:
         return self.folder / f"peer-{peer}.json"
+
+
+def _judged(state: Mapping[str, Any], path: Path) -> Judged:
+    accepted, refused = (number_in(state, verdict, path) for verdict in ("accepted", "refused"))
+    digest, created = str(state.get("digest", "")), str(state.get("created", ""))
+    return Judged(max(accepted, refused), digest, created, is_accepted=accepted > refused)

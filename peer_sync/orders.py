@@ -74,15 +74,17 @@ class Request:
 
 
 class Failures:
-    """The failures of one round: how many, and which were told."""
+    """The failures of one round: how many, what they had fetched, and which were told."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.transferred_bytes = 0
         self._told: set[str] = set()
 
     def is_news(self, error: TransportError) -> bool:
         """Count a failure; a missing offer is not told before the round is over, nor are very many."""
         self.count += 1
+        self.transferred_bytes += error.transferred_bytes
         if isinstance(error, NotFoundError) or str(error) in self._told or len(self._told) >= MAX_TOLD:
             return False
         self._told.add(str(error))

@@ -14,8 +14,9 @@ from peer_sync.errors import ConfigError, RejectedError, TransportError
 from peer_sync.manifest import PROTOCOL, Facts, Manifest, parse, write_time
 from peer_sync.site import Site
 from peer_sync.storage import (
+    number_in,
     part_path,
-    read_number,
+    read_state,
     remove,
     sha256_of,
     sync_file,
@@ -106,7 +107,7 @@ class Outbox:
     def _next_sequence(self) -> int:
         """One more than ever used; durable before anything carries it."""
         listed = (names.sequence_of(path.name) for path in self.folder.iterdir())
-        sequence = max(read_number(self.state, "sequence"), *listed, 0) + 1
+        sequence = max(number_in(read_state(self.state), "sequence", self.state), *listed, 0) + 1
         write_state(self.state, {"sequence": sequence})
         return sequence
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 from peer_sync.errors import NotFoundError, TransportError
 
 T = TypeVar("T")
+STALE_SECONDS = 300.0
+"""How old a transfer must be to be cut when the training wants something newer."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
 LONGEST_WAIT_IN_STEP_SECONDS = 4.0

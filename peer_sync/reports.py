@@ -45,14 +45,20 @@ class Reports:
         return messages
 
     def failed(
-        self, task: Order | Request, event: str, message: str, retries: int = 0, seconds: float = 0.0
+        self,
+        task: Order | Request,
+        event: str,
+        message: str,
+        retries: int = 0,
+        seconds: float = 0.0,
+        transferred_bytes: int = 0,
     ) -> None:
         """Note in the ledger what did not work. Raises OSError."""
         self.ledger.write(
             event=event,
             peer=task.peer if isinstance(task, Request) else None,
             round=task.round,
-            bytes=0,
+            bytes=transferred_bytes,
             seconds=round(seconds, 3),
             retries=retries,
             verdict="failed",

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def copy_rest(source: int, target: Path, max_bytes: int) -> int:
     """Bring ``target`` up to an open file, behind what it holds already; returns its size then.
 
@@ -99,9 +108,9 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_number(path: Path, name: str) -> int:
-    """A whole number of a state file; 0 where it is missing. Raises `ConfigError`."""
-    value = read_state(path).get(name, 0)
+def number_in(state: Mapping[str, Any], name: str, path: Path) -> int:
+    """A whole number of what was read from the state file ``path``; 0 without it. Raises `ConfigError`."""
+    value = state.get(name, 0)
     if type(value) is not int:
         raise _damaged(path)
     return value

@@ -39,11 +39,12 @@ class Worker(Generic[T]):
             self._changed.notify_all()
         return replaced
 
-    def dismiss(self) -> None:
-        """Nobody wants anything now: forget an order that waits, and end the pauses of the one at hand."""
+    def dismiss(self) -> T | None:
+        """Nobody wants anything now: the one at hand makes no more pauses; returns the one that waited."""
         with self._changed:
-            self._waiting, self._dismissed = None, True
+            forgotten, self._waiting, self._dismissed = self._waiting, None, True
             self._changed.notify_all()
+        return forgotten
 
     @property
     def is_alive(self) -> bool:
@@ -59,6 +60,12 @@ class Worker(Generic[T]):
         """Whether an order that nobody wants any more has been worked on for longer than ``seconds``."""
         return self.is_behind() and time.monotonic() - self._started > seconds
 
+    def is_wanted(self) -> bool:
+        """Whether an order waits, or is worked on and was neither replaced nor dismissed."""
+        with self._changed:
+            has_more = self._waiting is not None or (self._busy and not self._dismissed)
+            return has_more and not self._stopping
+
     def is_behind(self) -> bool:
         """Whether the order at hand was replaced or dismissed."""
         with self._changed:
@@ -71,11 +78,12 @@ class Worker(Generic[T]):
                 lambda: self._stopping or self._dismissed or self._waiting is not None, seconds
             )
 
-    def stop(self) -> None:
-        """Take no more orders; the thread ends with the work at hand."""
+    def stop(self) -> T | None:
+        """Take no more orders; the thread ends with the work at hand. Returns the one that waited."""
         with self._changed:
-            self._stopping = True
+            forgotten, self._waiting, self._stopping = self._waiting, None, True
             self._changed.notify_all()
+        return forgotten
 
     def join(self, seconds: float) -> None:
         """Wait until the thread has ended, at most so long."""

@@ -132,6 +132,26 @@ def wait_for(look: Callable[[], T], seconds: float = 20) -> T:
     raise AssertionError("it did not happen in time")
 
 
+def facts_bytes(mailbox: Mailbox, sequence: int = 1) -> int:
+    """Size of an offer's manifest and signature together."""
+    names = (manifest_name(sequence), signature_name(sequence))
+    return sum((mailbox.outbox / name).stat().st_size for name in names)
+
+
+class Cut(FolderTransport):
+    """Ends after so many bytes of a payload, once for each of ``sizes``."""
+
+    def __init__(self, path: Path, *sizes: int) -> None:
+        super().__init__(path)
+        self.sizes = list(sizes)
+
+    def get(self, name: str, target: Path, max_bytes: int) -> int:
+        if name.endswith("safetensors") and self.sizes:
+            target.write_bytes((self.path / name).read_bytes()[: self.sizes.pop(0)])
+            raise TransportError("connection lost")
+        return super().get(name, target, max_bytes)
+
+
 class Hanging(FolderTransport):
     """Never answers, until it is closed."""
 

@@ -194,3 +194,19 @@ def test_weights_too_large_for_the_payloads_type_are_averaged_as_they_travel(run
     ours = run(Large, peer=a_little_further, epochs=2)
 
     assert all(torch.isfinite(tensor).all() for tensor in ours.after.values())
+
+
+def test_what_comes_after_the_wait_is_dropped_and_may_come_again(run):
+    """wait_seconds = 0: the ledger says failed, nothing is remembered as judged, training goes on alone."""
+
+    class Impatient(Together):
+        def on_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                wait_for_delivery(self.exchange.site)
+            super().on_epoch_start()
+
+    ours = run(Impatient, peer=a_little_further, epochs=2, site_lines="wait_seconds = 0\n")
+
+    assert "weights of site south came too late for their round" in log_of(ours)
+    (line,) = [line for line in ledger(ours) if line["event"] == "collect"]
+    assert line["verdict"] == "failed" and "after the wait" in line["message"]

@@ -13,7 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from courier_kit import FACTS, PLANS, SCHEMA, SIZES, Hanging, offer, republish, wait_for, write_payload
+from courier_kit import (
+    FACTS,
+    PLANS,
+    SCHEMA,
+    SIZES,
+    Cut,
+    Hanging,
+    facts_bytes,
+    offer,
+    republish,
+    wait_for,
+    write_payload,
+)
 
 import peer_sync
 from peer_sync import courier as couriers
@@ -222,6 +234,75 @@ def test_a_delivery_nobody_fetched_gives_way(courier, south):
     assert courier.delivery().manifest == newer
     (line,) = wait_for(lambda: lines(courier.mailbox))
     assert (line["round"], line["verdict"]) == (1, "failed")
+
+
+def test_an_offer_is_not_handed_out_twice(courier, south):
+    """Collected again for round 2, because round 1's delivery was not judged then; meanwhile it was."""
+    offer(south)
+    exchange(courier, round=1)
+    first = wait_for(courier.delivery)
+    exchange(courier, round=2)
+    wait_for(lambda: courier._deliveries)
+    courier.mailbox.accept(first)
+
+    assert courier.delivery() is None
+
+    assert [(line["verdict"], line["round"]) for line in lines(courier.mailbox)] == [
+        ("accepted", 1),
+        ("failed", 2),
+    ]
+    offer(south)
+    exchange(courier, round=3)
+    assert wait_for(courier.delivery).manifest.sequence == 2
+
+
+def test_the_line_of_an_exchange_has_the_bytes_of_all_its_attempts(north, south):
+    """Cut at 200 and at 500 bytes: three times manifest and signature, and the payload's 700 once."""
+    offer(south)
+    facts = facts_bytes(south)
+    way = Cut(south.outbox, 200, 500)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: way)
+    courier.start()
+    exchange(courier)
+
+    north.accept(wait_for(courier.delivery))
+
+    (line,) = lines(north)
+    assert (line["verdict"], line["retries"], line["bytes"]) == ("accepted", 2, 3 * facts + 700)
+    courier.stop()
+
+
+def test_the_line_of_a_refusal_has_the_bytes_of_all_its_attempts(north, south):
+    """Cut at 200 bytes, then whole and wrong: twice manifest and signature, 700 bytes, and 700 once more."""
+    manifest = offer(south)
+    (south.outbox / manifest.payload).write_bytes(b"weighty" * 100)
+    facts = facts_bytes(south)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: Cut(south.outbox, 200))
+    courier.start()
+
+    exchange(courier)
+
+    (line,) = wait_for(lambda: lines(north))
+    assert (line["rule"], line["bytes"]) == ("sha256", 2 * facts + 1400)
+    courier.stop()
+
+
+def test_the_line_of_an_exchange_that_was_given_up_has_its_bytes(monkeypatch, north, south):
+    """200 bytes had come when the next round began, with manifest and signature."""
+    offer(south)
+    facts = facts_bytes(south)
+    cut = Cut(south.outbox, 200)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: cut)
+    monkeypatch.setattr(persistence, "FIRST_WAIT_SECONDS", 20)
+    courier.start()
+    exchange(courier, round=1)
+    wait_for(courier.messages)
+
+    exchange(courier, round=2)
+
+    (line,) = wait_for(lambda: lines(north))
+    assert (line["round"], line["verdict"], line["retries"], line["bytes"]) == (1, "failed", 1, facts + 200)
+    courier.stop()
 
 
 def test_an_offer_that_fails_does_not_stop_the_collecting(courier, south):

@@ -132,11 +132,6 @@ def test_a_slow_and_a_silent_peer_hold_up_nobody(boxes, start):
 
 def test_a_dead_peer_is_told_once_in_a_round_and_by_name(boxes, start):
     """One sentence that the others are not concerned by, and one line in the ledger."""
-
-    class Dead(FolderTransport):
-        def names(self) -> list[str]:
-            raise TransportError("cannot connect: expected an answer, found none")
-
     for name in ("east", "west"):
         offer(boxes[name])
     courier = start(lambda site, peer: Dead(Path()) if peer == "south" else way_to(site, peer))
@@ -224,23 +219,35 @@ def test_the_next_exchange_ends_the_last_for_all_its_peers(boxes, start):
     assert all("round 1, rule nothing new: expected an offer, found none" in message for message in said)
 
 
-def test_only_the_same_peers_newer_delivery_replaces_one(boxes, start):
-    """Nobody asked for three deliveries of round 1; south's second replaces south's first."""
+def test_out_of_step_the_newest_is_handed_out_and_the_older_are_dropped(boxes, start):
+    """Nobody fetched what came in round 1; with south's of round 2, that of east and west is out of date."""
     for name in PEERS:
         offer(boxes[name])
     courier = start()
     exchange(courier, in_step=False)
     wait_for(lambda: len(courier._deliveries) == 3)
     newer = offer(boxes["south"])
-
     exchange(courier, ["south"], round=2, in_step=False)
+    wait_for(lambda: [found for found in courier._deliveries.values() if found.round == 2])
 
-    wait_for(lambda: lines(boxes["north"], verdict="failed", peer="south"))
-    found = [wait_for(courier.delivery) for _ in PEERS]
-    assert {delivery.peer for delivery in found} == set(PEERS)
-    assert (found[-1].peer, found[-1].manifest) == ("south", newer)
-    assert all(delivery.payload.exists() for delivery in found)
+    delivery = courier.delivery()
+
+    assert (delivery.peer, delivery.manifest) == ("south", newer)
     assert courier.delivery() is None
+    wait_for(lambda: len(lines(boxes["north"], verdict="failed")) == 3)
+    assert {line["peer"] for line in lines(boxes["north"], verdict="failed", round=1)} == set(PEERS)
+
+
+def test_out_of_step_all_of_one_round_are_handed_out(boxes, start):
+    """Three peers were asked in the same round: none of them is older than another."""
+    for name in PEERS:
+        offer(boxes[name])
+    courier = start()
+
+    exchange(courier, in_step=False)
+    wait_for(lambda: len(courier._deliveries) == 3)
+
+    assert handed_out(courier, 3) == dict.fromkeys(PEERS, 1)
 
 
 def test_what_comes_too_late_for_its_round_is_not_handed_out_in_step(boxes, start):
@@ -256,6 +263,131 @@ def test_what_comes_too_late_for_its_round_is_not_handed_out_in_step(boxes, star
     assert [line["sequence"] for line in lines(boxes["north"], verdict="failed")] == [1]
     offer(boxes["south"], round=2)
     assert handed_out(courier, 1) == {"south": 2}
+
+
+def test_a_delivery_that_came_after_the_wait_can_be_dropped(boxes, start):
+    """Handed out, but its round is over: a line says so, nothing of it stays or is remembered."""
+    offer(boxes["south"], round=1)
+    courier, north = start(), boxes["north"]
+    exchange(courier, ["south"], round=1)
+    late = wait_for(courier.delivery)
+
+    north.drop(late, "it came after the wait of its round")
+
+    (line,) = lines(north, verdict="failed")
+    assert (line["peer"], line["sequence"], line["message"]) == (
+        "south",
+        1,
+        "it came after the wait of its round",
+    )
+    assert line["bytes"] > 700
+    assert (late.payload.exists(), north.last_sequence("south")) == (False, 0)
+    offer(boxes["south"], round=2)
+    exchange(courier, ["south"], round=2)
+    assert handed_out(courier, 1) == {"south": 2}
+
+
+class Dead(FolderTransport):
+    """Cannot be reached."""
+
+    def names(self) -> list[str]:
+        raise TransportError("cannot connect: expected an answer, found none")
+
+
+def test_open_are_the_peers_from_whom_something_may_still_come(boxes, start):
+    """East is refused; west has delivered and is open until that is fetched; south may still be reached."""
+    republish(boxes["east"], replace(offer(boxes["east"]), plans_digest="e" * 64))
+    offer(boxes["west"])
+    courier = start(lambda site, peer: Dead(Path()) if peer == "south" else way_to(site, peer))
+    assert courier.open_peers() == set()
+
+    exchange(courier)
+    assert "south" in courier.open_peers()
+    wait_for(lambda: courier.open_peers() == {"south", "west"})
+    wait_for(lambda: not courier._collectors["west"].worker.is_wanted())
+    assert courier.open_peers() == {"south", "west"}
+
+    assert handed_out(courier, 1) == {"west": 1}
+    assert courier.open_peers() == {"south"}
+    courier.stop()
+    assert courier.open_peers() == set()
+
+
+def test_a_connection_that_ends_slowly_keeps_no_peer_open(boxes, start):
+    """The weights were handed out: nothing more comes, though its collector still hangs up."""
+    hung_up = threading.Event()
+
+    class Lingering(FolderTransport):
+        def close(self) -> None:
+            hung_up.wait(20)
+
+    offer(boxes["south"])
+    courier = start(lambda site, peer: Lingering(boxes[peer].outbox))
+    exchange(courier, ["south"])
+
+    assert handed_out(courier, 1) == {"south": 1}
+
+    assert courier._collectors["south"].worker.is_wanted()
+    assert courier.open_peers() == set()
+    hung_up.set()
+
+
+def test_only_the_last_exchanges_peers_are_open(boxes, start):
+    """What still comes from an earlier one is nobody's wait."""
+    silent = Hanging()
+    courier = start(lambda site, peer: silent if peer == "south" else way_to(site, peer))
+    exchange(courier, ["south"])
+    assert courier.open_peers() == {"south"}
+
+    exchange(courier, ["west"], round=2)
+
+    assert courier.open_peers() == {"west"}
+
+
+def test_out_of_step_a_late_answer_leaves_the_last_exchange_open(boxes, start):
+    """South answers round 1 after round 2 was begun: its answer to round 2 may still come."""
+    release = threading.Event()
+
+    class Slow(FolderTransport):
+        def names(self) -> list[str]:
+            release.wait(20)
+            return super().names()
+
+    offer(boxes["south"])
+    courier = start(lambda site, peer: Slow(boxes[peer].outbox))
+    exchange(courier, ["south"], in_step=False)
+    wait_for(lambda: courier._collectors["south"].worker._busy)
+    exchange(courier, ["south"], round=2, in_step=False)
+    release.set()
+
+    late = wait_for(courier.delivery)
+    courier.mailbox.accept(late)
+
+    assert late.round == 1
+    assert courier.open_peers() == {"south"}
+
+
+@pytest.mark.parametrize("then", [["south"], ["west"], None])
+def test_a_request_that_never_began_is_a_line_as_well(boxes, start, then):
+    """Round 2 waited behind round 1's transfer: replaced, dismissed, or ended, it is one failed line."""
+    silent = Hanging()
+    courier = start(lambda site, peer: silent if peer == "south" else way_to(site, peer))
+    exchange(courier, ["south"])
+    wait_for(lambda: courier._collectors["south"].worker._busy)
+    exchange(courier, ["south"], round=2)
+
+    if then is None:
+        courier.stop()
+    else:
+        exchange(courier, then, round=3)
+
+    (line,) = lines(boxes["north"], verdict="failed", round=2)
+    assert (line["event"], line["peer"], line["bytes"]) == ("collect", "south", 0)
+    assert "not asked" in line["message"]
+    said = [
+        message for message in courier.messages() if message.startswith("peer 'south', round 2: not asked")
+    ]
+    assert len(said) == (then is not None)
 
 
 def test_a_stuck_transfer_of_the_last_round_is_cut_in_the_end(boxes, start, monkeypatch):

@@ -40,6 +40,14 @@ def test_every_site_can_be_loaded(tmp_path, sites):
     assert loaded[0].folder == sites[0].folder / "mail"
 
 
+def test_sites_in_step_wait_two_minutes(tmp_path, sites):
+    """Side by side on one machine ten minutes, the default, would mean that a site has died."""
+    write_federation(tmp_path, sites, RECIPE, "0" * 64)
+
+    loaded = [load_site(site.site_file(trainer)) for site in sites for trainer in RECIPE.trainers[1:]]
+    assert {site.wait_seconds for site in loaded} == {120}
+
+
 def test_a_second_call_keeps_keys_and_ports(tmp_path, sites):
     """--continue must not change the federation: its digest is in every manifest."""
     write_federation(tmp_path, sites, RECIPE, "0" * 64)

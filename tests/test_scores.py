@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -130,8 +131,9 @@ def test_patients_come_from_their_file(tmp_path):
     assert patients_of(tmp_path) == {"c1": "Ann", "c2": "Ann"}
 
 
-def test_evaluation_by_hand(tmp_path):
-    """Reference 4 voxels, prediction 2 of them and 1 more: Dice 2*2 / (4 + 3) = 4/7; the other is nan."""
+@pytest.fixture
+def predicted_site(tmp_path):
+    """One held-out case c: 4 voxels of an organ, 2 of which are predicted by T, and 1 more."""
     site = SiteSpace("a", tmp_path / "Dataset001_A", tmp_path / "site")
     reference, predicted = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
     reference[0, 0, :] = 1
@@ -142,9 +144,31 @@ def test_evaluation_by_hand(tmp_path):
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(folder / "c.nii.gz"))
     description = {"labels": {"background": 0, "organ": 1, "other": 2}, "file_ending": ".nii.gz"}
     (site.raw / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "MRI"}}))
+    return site
 
-    scores = evaluate(site, "T")
+
+def test_evaluation_by_hand(predicted_site):
+    """Reference 4 voxels, prediction 2 of them and 1 more: Dice 2*2 / (4 + 3) = 4/7; the other is nan."""
+    scores = evaluate(predicted_site, "T")
 
     assert [(s.case, s.class_name) for s in scores] == [("c", "organ"), ("c", "other")]
     assert scores[0].dice == pytest.approx(4 / 7)
     assert math.isnan(scores[1].dice)
+
+
+@pytest.mark.parametrize("folder", ["labelsTs", "predictions"])
+def test_a_prediction_that_was_interrupted_is_no_result(predicted_site, folder):
+    """A second held-out case without a prediction, or a prediction of a case that is not held out."""
+    place = predicted_site.raw / folder if folder == "labelsTs" else predicted_site.predictions("T")
+    shutil.copyfile(place / "c.nii.gz", place / "d.nii.gz")
+
+    assert evaluate(predicted_site, "T") == []
+
+
+def test_equal_case_names_of_two_sites_are_two_patients(predicted_site):
+    """Without a file of patients, a patient is a case of one site; with one, what stands there."""
+    assert {score.patient for score in evaluate(predicted_site, "T")} == {"a/c"}
+
+    (predicted_site.raw / "patients.csv").write_text("case,patient\nc,Ann\n")
+
+    assert {score.patient for score in evaluate(predicted_site, "T")} == {"Ann"}

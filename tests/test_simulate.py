@@ -91,6 +91,15 @@ def test_held_out_case_without_label_is_refused(tmp_path):
         read_sites([str(raw)], tmp_path / "out")
 
 
+def test_held_out_label_without_image_is_refused(tmp_path):
+    """Nobody would ever predict it; the error names the case."""
+    raw = Path(raw_dataset(tmp_path, "Dataset001_A", held_out=("c", "d")))
+    (raw / "imagesTs" / "d_0000.nii.gz").unlink()
+
+    with pytest.raises(ConfigError, match="no image for d"):
+        read_sites([str(raw)], tmp_path / "out")
+
+
 def test_differing_labels_are_refused(tmp_path):
     """All sites need the same labels."""
     datasets = [

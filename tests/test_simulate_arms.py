@@ -169,6 +169,15 @@ def test_an_ensemble_needs_individual_models(tmp_path):
     assert f"individual={STOCK}" in refused.value.hint
 
 
+def test_nothing_is_pooled_where_organs_are_unlabelled(tmp_path):
+    """Stock nnU-Net would learn them as background: also as an arm that is added later."""
+    with pytest.raises(ConfigError, match=r"pooled cannot be run .*north=eyes"):
+        taken(tmp_path, "pooled", unlabelled=("north=eyes",))
+    taken(tmp_path, STOCK, unlabelled=("north=eyes",))
+    with pytest.raises(ConfigError, match="pooled cannot be run"):
+        taken(tmp_path, "pooled", unlabelled=("north=eyes",))
+
+
 def test_runs_older_than_a_setting_can_be_continued(tmp_path):
     """What run.json lacks was at its default then."""
     old = {name: value for name, value in recipe(STOCK).as_json().items() if name != "mirroring"}

@@ -82,7 +82,7 @@ def test_pooled_cases_keep_their_role(tmp_path, sites):
     """Ten cases under different names; a's by its own split (3 + 2), b's by the one nnU-Net makes (4 + 1)."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    lay_out(sites, WITHOUT_EYES)
+    lay_out(sites, RECIPE)
     place = pooled_place(tmp_path, sites)
 
     pool(place, sites, "0")
@@ -92,7 +92,7 @@ def test_pooled_cases_keep_their_role(tmp_path, sites):
     assert set(fold["train"]) == {"a_0", "a_1", "a_2", *(f"b_{case}" for case in of_b["train"])}
     assert set(fold["val"]) == {"a_3", "a_4", *(f"b_{case}" for case in of_b["val"])}
     assert len(list((place.raw / "labelsTr").iterdir())) == 10
-    assert voxels(place.raw / "labelsTr" / "a_0.nii.gz").ravel().tolist() == [0, 1, 0, 0]
+    assert voxels(place.raw / "labelsTr" / "a_0.nii.gz").ravel().tolist() == [0, 1, 2, 2]
     assert place.dataset_id not in {site.dataset_id for site in sites}
 
 

@@ -18,8 +18,10 @@ from courier_kit import (
     PLANS,
     SCHEMA,
     SIZES,
+    Cut,
     Hanging,
     build_sites,
+    facts_bytes,
     offer,
     republish,
     wait_for,
@@ -27,6 +29,7 @@ from courier_kit import (
 )
 
 from nnunet_gml.cli import main
+from peer_sync import agent as agents
 from peer_sync.agent import Agent
 from peer_sync.errors import ConfigError, TransportError
 from peer_sync.inbox import MANIFEST_FILE
@@ -207,11 +210,6 @@ def test_a_peer_without_offer_is_no_failure(sites, local, other):
 
 def test_a_peer_that_cannot_be_reached_is_a_failure_and_a_line(sites, local):
     """Looked at by a person, tried again by the next pass."""
-
-    class Down(FolderTransport):
-        def names(self) -> list[str]:
-            raise TransportError("no route")
-
     order(local)
 
     (step,) = sync(sites["north"], way_to=lambda site, peer: Down("nowhere"))
@@ -219,6 +217,134 @@ def test_a_peer_that_cannot_be_reached_is_a_failure_and_a_line(sites, local):
     assert not step.succeeded
     assert "no route" in step.text
     assert '"failed"' in local.mailbox.ledger.path.read_text()
+
+
+class Down(FolderTransport):
+    """Cannot be reached; says so in words that can be changed."""
+
+    words = "no route"
+
+    def names(self) -> list[str]:
+        raise TransportError(self.words)
+
+
+def collect_lines(mailbox: Mailbox) -> list[dict]:
+    """The ledger's lines about collecting."""
+    found = [json.loads(line) for line in mailbox.ledger.path.read_text().splitlines()]
+    return [line for line in found if line["event"] == "collect"]
+
+
+def test_the_same_failure_is_one_line_for_an_order(sites, local):
+    """An agent that watches makes a pass a minute: a new line only for other words or another order."""
+    way = Down("nowhere")
+    agent = Agent(sites["north"], way_to=lambda site, peer: way)
+    order(local, 1)
+    assert [agent.run()[0].succeeded for _ in range(3)] == [False] * 3
+    assert [line["round"] for line in collect_lines(local.mailbox)] == [1]
+
+    way.words = "connection refused"
+    agent.run()
+    order(local, 2)
+    agent.run()
+    agent.run()
+
+    assert [line["round"] for line in collect_lines(local.mailbox)] == [1, 1, 2]
+    agent.close()
+
+
+def test_the_same_failure_of_the_relay_is_one_line_until_it_works(tmp_path, sites, local):
+    """Also without an order; after a copy that worked, it is news again."""
+    path = sites["north"].path
+    path.write_text(path.read_text() + 'relay = "folder:relay"\n')
+    order(local)
+    agent = Agent(load_site(path))
+
+    def failures() -> int:
+        lines = local.mailbox.ledger.path.read_text().splitlines()
+        return len([line for line in lines if '"publish"' in line and '"failed"' in line])
+
+    agent.run()
+    agent.run()
+    assert failures() == 1
+    (tmp_path / "relay").mkdir()
+    agent.run()
+    assert failures() == 1
+    (tmp_path / "relay").rename(tmp_path / "gone")
+    agent.run()
+    assert failures() == 2
+    agent.close()
+
+
+def test_the_agents_bytes_are_each_in_one_line(sites, local, other):
+    """Cut at 200 and at 500 bytes in the same words: one failed line, the second's are in the last one."""
+    offer(other)
+    way, facts = Cut(other.outbox, 200, 500), facts_bytes(other)
+    agent = Agent(sites["north"], way_to=lambda site, peer: way)
+    order(local)
+    for _ in range(3):
+        agent.run()
+    agent.close()
+
+    local.mailbox.accept(local.delivery())
+
+    failed, accepted = collect_lines(local.mailbox)
+    assert (failed["verdict"], failed["bytes"]) == ("failed", facts + 200)
+    assert (accepted["verdict"], accepted["bytes"]) == ("accepted", 2 * facts + 500)
+
+
+def test_a_slow_peer_is_cut_for_a_newer_order(sites, local, other, monkeypatch):
+    """After five minutes, here a third of a second; the next pass serves the newer order."""
+    monkeypatch.setattr(agents, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(agents, "WATCH_SECONDS", 0.05)
+    slow = Hanging()
+    ways = iter([slow, FolderTransport(other.outbox)])
+    agent = Agent(sites["north"], way_to=lambda site, peer: next(ways))
+    order(local, 1)
+    passing = threading.Thread(target=agent.run)
+    passing.start()
+    time.sleep(0.8)
+    assert not slow.closed.is_set()
+    offer(other)
+
+    order(local, 2)
+
+    passing.join(10)
+    assert not passing.is_alive()
+    assert agent.run()[0].text.startswith("peer 'south', round 2: collected offer 1")
+    agent.close()
+
+
+def test_a_young_transfer_is_not_cut_for_a_newer_order(sites, local, monkeypatch):
+    """What has just begun may be nearly there."""
+    monkeypatch.setattr(agents, "WATCH_SECONDS", 0.05)
+    slow = Hanging()
+    agent = Agent(sites["north"], way_to=lambda site, peer: slow)
+    order(local, 1)
+    passing = threading.Thread(target=agent.run)
+    passing.start()
+
+    order(local, 2)
+    time.sleep(0.5)
+
+    assert not slow.closed.is_set()
+    slow.close()
+    passing.join(10)
+    agent.close()
+
+
+def test_a_late_delivery_of_the_agent_can_be_dropped(sites, local, other):
+    """The training was handed it after its wait: a line, no file, and nothing is remembered."""
+    offer(other)
+    order(local)
+    sync(sites["north"])
+    late = local.delivery()
+
+    local.mailbox.drop(late, "it came after the wait of its round")
+
+    (line,) = collect_lines(local.mailbox)
+    assert (line["verdict"], line["message"]) == ("failed", "it came after the wait of its round")
+    assert (late.payload.exists(), local.mailbox.last_sequence("south")) == (False, 0)
+    assert local.delivery() is None
 
 
 def test_a_refused_offer_is_in_quarantine_and_a_failure(sites, local, other):
@@ -499,6 +625,35 @@ def test_one_order_names_several_peers(boxes, step_by_step):
     ]
     assert handed_out(step_by_step) == {"south": 2, "west": 2}
     assert step_by_step.messages() == []
+
+
+def test_open_are_the_peers_the_agent_still_owes(boxes, step_by_step):
+    """East is refused, south has delivered and is open until that is fetched, west has nothing yet."""
+    republish(boxes["east"], replace(offer(boxes["east"]), plans_digest="e" * 64))
+    offer(boxes["south"])
+    assert step_by_step.open_peers() == set()
+    order_of_all(step_by_step)
+    assert step_by_step.open_peers() == {"east", "south", "west"}
+
+    sync(boxes["north"].site)
+
+    assert step_by_step.open_peers() == {"south", "west"}
+    assert handed_out(step_by_step) == {"south": 1}
+    assert step_by_step.open_peers() == {"west"}
+    order_of_all(step_by_step, 2)
+    assert step_by_step.open_peers() == {"east", "south", "west"}
+
+
+def test_out_of_step_a_late_answer_leaves_the_last_order_open(sites, local, other):
+    """The agent answered round 1; what it owes for round 2 may still come."""
+    offer(other)
+    order(local, 1)
+    sync(sites["north"])
+    order(local, 2)
+
+    local.mailbox.accept(local.delivery())
+
+    assert local.open_peers() == {"south"}
 
 
 def test_a_round_in_step_that_is_ordered_again_has_its_weights_at_once(boxes, step_by_step):

@@ -109,7 +109,7 @@ def check_attributes(arm: Arm) -> None:
     """
     if not arm.attributes:
         return
-    trainer = _trainer_class(arm.trainer)
+    trainer = trainer_class(arm.trainer)
     known = settings_of(trainer)
     hints = get_type_hints(trainer)
     for name, value in arm.attributes:
@@ -144,8 +144,11 @@ def _fits(value: Value, default: Value) -> bool:
     return type(value) is type(default)
 
 
-def _trainer_class(trainer: str) -> type:
-    """An external trainer by nnU-Net's own look-up; nnU-Net's own trainers have nothing to set."""
+def trainer_class(trainer: str) -> type:
+    """An external trainer by nnU-Net's own look-up; nnU-Net's own trainers have nothing to set.
+
+    Imports the trainer, and so torch. Raises `ConfigError` where nnU-Net finds none.
+    """
     if is_stock(trainer):
         return object
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
@@ -157,16 +160,20 @@ def _trainer_class(trainer: str) -> type:
     raise ConfigError(f"nnU-Net finds no class {trainer}")
 
 
-def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
-    """The module with one arm's class. ``stock`` arms get no settings about exchanging."""
+def chosen_settings(arm: Arm, recipe: Recipe, stock: bool) -> dict[str, Value]:
+    """The class attributes that a run and an arm set; ``stock`` arms get no settings about exchanging."""
     rounds: Mapping[str, Value | None] = {
         "warmup_epochs": recipe.warmup_epochs,
         "epochs_per_round": recipe.epochs_per_round,
         "mutual_epochs": recipe.mutual_epochs,
     }
     settings = {name: value for name, value in rounds.items() if value is not None and not stock}
-    settings |= dict(arm.attributes)
-    lines = [f"    {name} = {value!r}\n" for name, value in settings.items()]
+    return settings | dict(arm.attributes)
+
+
+def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
+    """The module with one arm's class, with its `chosen_settings`."""
+    lines = [f"    {name} = {value!r}\n" for name, value in chosen_settings(arm, recipe, stock).items()]
     own = {"initial_lr": recipe.learning_rate, "oversample_foreground_percent": recipe.foreground}
     numbers = [f"        self.{name} = {value}\n" for name, value in own.items() if value is not None]
     return TEMPLATE.format(

@@ -32,19 +32,18 @@ def preprocess(site: SiteSpace, generated: Path, recipe: Recipe) -> Job:
 
 def train(site: SiteSpace, generated: Path, recipe: Recipe, arm: str) -> Job:
     """Train one arm; from its checkpoint, if an earlier run has left one."""
-    name = class_name(arm)
-    fold = site.model(name, recipe) / f"fold_{recipe.fold}"
+    fold = fold_folder(site, recipe, arm)
     words = (
         command("nnUNetv2_train"),
         site.dataset,
         recipe.trained_configuration(),
         recipe.fold,
         "-tr",
-        name,
+        class_name(arm),
         "-device",
         recipe.device,
     )
-    resumed = ("--c",) if any(fold.glob("checkpoint_*.pth")) else ()
+    resumed = ("--c",) if has_checkpoint(site, recipe, arm) else ()
     variables = {
         **site.variables(generated),
         "nnUNet_n_proc_DA": "0",
@@ -53,6 +52,16 @@ def train(site: SiteSpace, generated: Path, recipe: Recipe, arm: str) -> Job:
     return Job(
         site.name, (*words, *resumed), variables, site.log(f"train-{arm}"), fold / "checkpoint_final.pth"
     )
+
+
+def fold_folder(site: SiteSpace, recipe: Recipe, arm: str) -> Path:
+    """Where nnU-Net puts the checkpoints and logs of one arm's training."""
+    return site.model(class_name(arm), recipe) / f"fold_{recipe.fold}"
+
+
+def has_checkpoint(site: SiteSpace, recipe: Recipe, arm: str) -> bool:
+    """Whether an earlier training of this arm has left something to go on from."""
+    return any(fold_folder(site, recipe, arm).glob("checkpoint_*.pth"))
 
 
 def predict(

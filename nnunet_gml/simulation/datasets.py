@@ -103,7 +103,7 @@ def pooled_place(out: Path, sites: Sequence[SiteSpace]) -> SiteSpace:
 
 
 def pool(place: SiteSpace, sites: Sequence[SiteSpace], fold: str) -> None:
-    """Write the pooled dataset: links to every site's training cases, and the union of their splits.
+    """Write the pooled dataset: links to every site's raw training cases, and the union of their splits.
 
     Each case trains, or validates, as it does at its own site.
     """
@@ -116,7 +116,7 @@ def pool(place: SiteSpace, sites: Sequence[SiteSpace], fold: str) -> None:
     for name in ("imagesTr", "labelsTr"):
         (part / name).mkdir(parents=True)
         for site in sites:
-            for path in sorted((seen_by(site) / name).iterdir()):
+            for path in sorted((site.raw / name).iterdir()):
                 _link(part / name / f"{site.name}_{path.name}", path.resolve())
     about = {**description(sites[0].raw), "numTraining": len(list((part / "labelsTr").iterdir()))}
     _write_json(part / "dataset.json", about)

@@ -10,6 +10,9 @@ from pathlib import Path
 from nnunet_gml.simulation.recipe import Recipe
 from nnunet_gml.simulation.workspace import SiteSpace, class_names
 
+WAIT_SECONDS = 120
+"""For the others at the end of a round, in lock-step: sites that share a machine are far apart in time."""
+
 
 def write_federation(out: Path, sites: Sequence[SiteSpace], recipe: Recipe, plans_digest: str) -> None:
     """Write keys, federation.toml and one site file per site and arm that exchanges; what exists is kept.
@@ -84,4 +87,5 @@ def _site(name: str, listen: str, mail: str) -> str:
         f'folder = "{mail}"\n'
         f'listen = "{listen}"\n'
         f'host_key = "keys/{name}_host"\n'
+        f"wait_seconds = {WAIT_SECONDS}\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -168,12 +168,12 @@ def claim(out: Path, recipe: Recipe, continued: bool) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds something else, another recipe's run, or this recipe's run
             without ``continued``; an arm is named twice, or differs from the run's arm of that name;
-            there is an ensemble of no individual models.
+            there is an ensemble of no individual models, or pooling where organs are unlabelled.
     """
     record = out / "run.json"
     if record.exists():
         content: dict[str, Any] = json.loads(record.read_text())
-        changed = _differences(content["recipe"], recipe.as_json())
+        changed = differences(content["recipe"], recipe.as_json(), apart=("trainers",))
         if changed:
             raise ConfigError(f"{out} holds a run with another {', '.join(changed)}", "give another --out")
         if not continued:
@@ -187,11 +187,11 @@ def claim(out: Path, recipe: Recipe, continued: bool) -> dict[str, Any]:
         content = {"recipe": recipe.as_json()}
     known = content["recipe"]["trainers"]
     content["recipe"] = {**recipe.as_json(), "trainers": list(dict.fromkeys([*known, *recipe.trainers]))}
-    _check_arms(content["recipe"]["trainers"])
+    _check_arms(content["recipe"]["trainers"], recipe.unlabelled)
     return content
 
 
-def _check_arms(trainers: Sequence[str]) -> None:
+def _check_arms(trainers: Sequence[str], unlabelled: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for words in trainers:
         name = parse_arm(words).name
@@ -204,9 +204,15 @@ def _check_arms(trainers: Sequence[str]) -> None:
     arms = [parse_arm(words) for words in trainers]
     if any(arm.name == ENSEMBLE for arm in arms) and not any(arm.is_individual for arm in arms):
         raise ConfigError("an ensemble needs the individual models", f"add --arm individual={STOCK}")
+    if unlabelled and any(arm.name == POOLED for arm in arms):
+        raise ConfigError(
+            f"{POOLED} cannot be run where organs are unlabelled ({', '.join(unlabelled)})",
+            "stock nnU-Net would learn them as background; leave out --arm pooled, or --unlabelled",
+        )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before = {**DEFAULTS, **old}
-    names = sorted(before.keys() | new.keys())
-    return [name for name in names if name != "trainers" and before.get(name) != new.get(name)]
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], apart: Collection[str]) -> list[str]:
+    """Names of the settings in which two recipes, as in run.json, differ, ``apart`` from those named."""
+    before, after = {**DEFAULTS, **old}, {**DEFAULTS, **new}
+    names = sorted((before.keys() | after.keys()) - set(apart))
+    return [name for name in names if before.get(name) != after.get(name)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.simulation.meetings import rounds_of
 from nnunet_gml.simulation.recipe import ENSEMBLE, POOLED, Arm, Recipe, parse_arm
 from nnunet_gml.simulation.scores import Table, bytes_collected, evaluate, write_scores
 from nnunet_gml.simulation.workspace import PLANS, SiteSpace, description
@@ -24,13 +25,15 @@ NOTES = {
 def write_results(out: Path, sites: Sequence[SiteSpace], recipe: Recipe, record: dict[str, Any]) -> Table:
     """Score every arm of the run that has predictions, now or from an earlier call, and write all files.
 
-    ``record``, the content of run.json, gets ``moved_bytes``: per arm and site, null where not countable.
+    ``record``, the content of run.json, gets ``moved_bytes``, per arm and site, null where not countable,
+    and ``rounds``, see `rounds_of`.
     """
     arms = tuple(parse_arm(words) for words in record["recipe"]["trainers"])
     scores = [score for site in sites for arm in arms for score in evaluate(site, arm.name)]
     write_scores(out / "results.csv", scores)
     moved = {(s.name, a.name): moved_bytes(s, a, recipe, len(sites)) for a in arms for s in sites}
     record["moved_bytes"] = {a.name: {s.name: moved[s.name, a.name] for s in sites} for a in arms}
+    record["rounds"] = rounds_of(sites, arms, recipe, record.get("trained", {}))
     counted = {key: count for key, count in moved.items() if count is not None}
     table = Table(tuple(site.name for site in sites), arms, tuple(scores), counted)
     head = f"Mean Dice over held-out cases and classes. Command: `{shlex.join(sys.argv)}`"

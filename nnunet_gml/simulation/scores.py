@@ -12,7 +12,7 @@ from statistics import fmean
 
 from nnunet_gml.simulation.recipe import STOCK as STOCK
 from nnunet_gml.simulation.recipe import Arm
-from nnunet_gml.simulation.workspace import SiteSpace, description
+from nnunet_gml.simulation.workspace import SiteSpace, class_names, description
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,41 @@ class Score:
 
 
 def evaluate(site: SiteSpace, arm: str) -> list[Score]:
-    """Compare a site's predictions with its held-out labels, by nnU-Net's own evaluator."""
+    """Compare a site's predictions with its held-out labels, by nnU-Net's own evaluator.
+
+    Nothing unless exactly the held-out cases are predicted: an interrupted prediction is no result.
+    Without an entry in ``patients.csv`` each case of each site is a patient of its own.
+    """
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     dataset = description(site.raw)
-    ending, ignored = dataset["file_ending"], dataset["labels"].get("ignore")
-    classes = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in dataset["labels"].items()
-        if name not in ("background", "ignore")
-    }
+    labels, ending = dataset["labels"], dataset["file_ending"]
+    names = class_names(site.raw)
+    classes = {name: tuple(v) if isinstance(v := labels[name], list) else v for name in names}
+    references = sorted((site.raw / "labelsTs").glob(f"*{ending}"))
+    predictions = {path.name for path in site.predictions(arm).glob(f"*{ending}")}
+    if predictions != {path.name for path in references}:
+        return []
     patients, scores = patients_of(site.raw), []
-    for predicted in sorted(site.predictions(arm).glob(f"*{ending}")):
-        reference = site.raw / "labelsTs" / predicted.name
+    for reference in references:
+        predicted = site.predictions(arm) / reference.name
         reader = determine_reader_writer_from_dataset_json(dataset, str(reference), verbose=False)()
-        metrics = compute_metrics(str(reference), str(predicted), reader, [*classes.values()], ignored)
-        case = predicted.name.removesuffix(ending)
+        metrics = compute_metrics(
+            str(reference), str(predicted), reader, [*classes.values()], labels.get("ignore")
+        )
+        case = reference.name.removesuffix(ending)
+        patient = patients.get(case, f"{site.name}/{case}")
         for name, region in classes.items():
             dice = float(metrics["metrics"][region]["Dice"])
-            scores.append(Score(site.name, arm, case, name, dice, patients.get(case, case)))
+            scores.append(Score(site.name, arm, case, name, dice, patient))
     return scores
 
 
 def patients_of(raw: Path) -> dict[str, str]:
     """Which patient each case shows, from ``patients.csv`` (columns case, patient) in a raw dataset.
 
-    Empty without that file: each case is then a patient of its own.
+    Empty without that file.
     """
     path = raw / "patients.csv"
     if not path.exists():

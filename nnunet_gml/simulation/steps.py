@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_gml import __version__
 from nnunet_gml.simulation import arms, commands, datasets
 from nnunet_gml.simulation.loopback import write_federation
 from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
 from nnunet_gml.simulation.progress import Display, Step, epochs_in
 from nnunet_gml.simulation.recipe import ENSEMBLE, POOLED, Arm, Recipe, parse_arm
+from nnunet_gml.simulation.record import check_trained, facts_of_call, note_training
 from nnunet_gml.simulation.results import write_results
 from nnunet_gml.simulation.shared_plans import share_plans
 from nnunet_gml.simulation.workspace import SiteSpace
@@ -89,23 +86,12 @@ class Simulation:
 
     def _begin(self) -> None:
         datasets.check_missing(self.sites, self.recipe)
+        check_trained(self.record, self.recipe, self.sites)
         arms.write_arms(self.generated, self.recipe, self._threads())
         datasets.lay_out(self.sites, self.recipe)
         for place in self.pooled:
             datasets.pool(place, self.sites, self.recipe.fold)
-        packages = ("nnunetv2", "torch", "numpy", "SimpleITK")
-        self.record.update(
-            command=shlex.join(sys.argv),
-            versions={
-                "nnunet-gml": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in packages},
-            },
-            seed=self.recipe.seed,
-            sites={site.name: str(site.raw) for site in self.sites},
-            threads_per_training=self._threads(),
-            prediction="without mirroring (--disable_tta), for all trainers alike",
-        )
+        self.record.update(facts_of_call(self.recipe, self.sites, self._threads()))
         self.record.setdefault("started", _now())
         self.record.setdefault("steps", [])
         self._write_record()
@@ -155,6 +141,9 @@ class Simulation:
             script = place.folder / f"resume-{arm.name}.sh"
             script.write_text(resume_script(job))
             script.chmod(0o755)
+        if not all(job.is_done() for job in jobs):
+            note_training(self.record, arm, self.recipe, places)
+            self._write_record()
         watch = self._watch(jobs, self.recipe.epochs)
         return bool(run_side_by_side(jobs, len(jobs), watch, self._ended))
 

@@ -146,6 +146,9 @@ def _check_layout(raw: Path) -> None:
     if not images or images - labels:
         missing = ", ".join(sorted(images - labels)) or "every case"
         raise ConfigError(f"{raw}/labelsTs has no label for {missing}", "each case in imagesTs needs one")
+    if labels - images:
+        missing = ", ".join(sorted(labels - images))
+        raise ConfigError(f"{raw}/imagesTs has no image for {missing}", "each case in labelsTs needs one")
 
 
 def _check_same(sites: Sequence[SiteSpace]) -> None:
