@@ -44,9 +44,10 @@ class ClassWiseDistillation:
               + \frac{\mu}{|\mathcal{C}'|} \sum_{c \in \mathcal{C}'} T^2
               \frac{\sum_{x \in W_c} r_c(x)}{|W_c| + s}
 
-    over the active classes :math:`\mathcal{C} = \{c : |A_c| \ge n_{min}\}` that both sites contour, or the
-    teacher's site alone. :math:`k_c` is `bernoulli_divergence`. The second sum, off by default, is
-    `label_consistent_contrast` where the teacher is wrong about a class that both sites contour, over
+    over the active classes :math:`\mathcal{C} = \{c : |A_c| \ge n_{min}\}` that both sites contour; those of
+    the teacher's site alone have such a mean of their own, because nothing else teaches them. :math:`k_c`
+    is `bernoulli_divergence`. The second sum, off by default, is `label_consistent_contrast` where the
+    teacher is wrong about a class that both sites contour, over
     :math:`\mathcal{C}' = \{c : |W_c| \ge n_{min}\}`; trust has no say in it, because the reference has.
     Outputs are divided by the temperature :math:`T` first. Computed in float32 whatever autocast says, and
     in pieces, see `nnunet_gml.voxels`.
@@ -107,9 +108,11 @@ class ClassWiseDistillation:
                 places,
                 lambda z, at: self._sums(z, rows(peer_logits, at).to(z.dtype), target, at, labelled, missing),
             )
-            loss = self._mean(sums, 0, trust)
+            loss = self._mean(sums, 0, trust, labelled)
+            if missing is not None:
+                loss = loss + self._mean(sums, 0, trust, missing)
             if self.contrast_weight:
-                loss = loss + self.contrast_weight * self._mean(sums, 1, torch.ones_like(trust))
+                loss = loss + self.contrast_weight * self._mean(sums, 1, torch.ones_like(trust), labelled)
         return Pull(loss, sums.counts[0])
 
     def _sums(
@@ -136,10 +139,10 @@ class ClassWiseDistillation:
             logits = logits / self.temperature
         return one_vs_rest(logits, self.has_regions)
 
-    def _mean(self, sums: Sums, row: int, share: Tensor) -> Tensor:
+    def _mean(self, sums: Sums, row: int, share: Tensor, among: Tensor) -> Tensor:
         """Mean over the active classes of each one's share times its mean over voxels; 0 if none is."""
         sizes = sums.counts[row]
-        active = sizes >= max(1, self.minimum_voxels)
+        active = (sizes >= max(1, self.minimum_voxels)) & among
         if not active.any():
             return torch.zeros((), dtype=sums.values.dtype, device=sizes.device)
         per_class = sums.values[row] / (sizes + self.smoothing).clamp_min(1)

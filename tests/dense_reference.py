@@ -16,7 +16,8 @@ def dense_loss(
     """The loss's value, and the voxels in each class's mask."""
     classes = len(trust)
     missing = [False] * classes if missing is None else missing.tolist()
-    pulls, contrasts, sizes = [], [], []
+    pulls: dict[bool, list[float]] = {True: [], False: []}
+    contrasts, sizes = [], []
     for c in range(classes):
         divergence, contrast = [], []
         for voxel in product(range(len(logits)), *map(range, logits.shape[2:])):
@@ -25,10 +26,11 @@ def dense_loss(
                 one_voxel(loss, c, z, t, y, bool(labelled[c]), missing[c], divergence, contrast)
         sizes.append(len(divergence))
         if len(divergence) >= loss.minimum_voxels:
-            pulls.append(float(trust[c]) * sum(divergence) / (len(divergence) + loss.smoothing))
+            pulls[missing[c]].append(float(trust[c]) * sum(divergence) / (len(divergence) + loss.smoothing))
         if len(contrast) >= loss.minimum_voxels:
             contrasts.append(sum(contrast) / (len(contrast) + loss.smoothing))
-    value = sum(pulls) / max(1, len(pulls)) + loss.contrast_weight * sum(contrasts) / max(1, len(contrasts))
+    value = sum(sum(each) / max(1, len(each)) for each in pulls.values())
+    value += loss.contrast_weight * sum(contrasts) / max(1, len(contrasts))
     return loss.temperature**2 * value, sizes
 
 

@@ -346,11 +346,12 @@ def test_only_the_last_exchanges_peers_are_open(boxes, start):
 
 def test_out_of_step_a_late_answer_leaves_the_last_exchange_open(boxes, start):
     """South answers round 1 after round 2 was begun: its answer to round 2 may still come."""
-    release = threading.Event()
+    first, second = threading.Event(), threading.Event()
+    answers = iter([first, second])
 
     class Slow(FolderTransport):
         def names(self) -> list[str]:
-            release.wait(20)
+            next(answers, second).wait(20)
             return super().names()
 
     offer(boxes["south"])
@@ -358,13 +359,14 @@ def test_out_of_step_a_late_answer_leaves_the_last_exchange_open(boxes, start):
     exchange(courier, ["south"], in_step=False)
     wait_for(lambda: courier._collectors["south"].worker._busy)
     exchange(courier, ["south"], round=2, in_step=False)
-    release.set()
+    first.set()
 
     late = wait_for(courier.delivery)
     courier.mailbox.accept(late)
 
     assert late.round == 1
     assert courier.open_peers() == {"south"}
+    second.set()
 
 
 @pytest.mark.parametrize("then", [["south"], ["west"], None])

@@ -131,3 +131,25 @@ def test_places_are_all_voxels_that_anybody_calls_foreground(seed, has_regions, 
     places = foreground_places(logits, peer, target, has_regions, 3 if ignore else None)
 
     assert torch.equal(torch.stack(places, dim=1), expected.flatten(1).nonzero())
+
+
+def test_a_missing_class_is_not_diluted_by_the_others():
+    """Its pull is the same, whether or not a class that both sites contour is compared beside it.
+
+    By hand: without class 1 (nowhere in the reference) the loss is that of class 2 alone; with class 1 as
+    the reference of nine more voxels both means are added, neither is halved.
+    """
+    loss = ClassWiseDistillation(mask="gt", smoothing=0)
+    ours = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 3, 1, 1, 1).expand(1, 3, 3, 3, 2)
+    peer = torch.tensor([0.09, 0.01, 0.9]).log().view(1, 3, 1, 1, 1).expand(1, 3, 3, 3, 2)
+    target = torch.zeros(1, 1, 3, 3, 2)
+    target[..., 1] = 1
+    both, missing = torch.tensor([True, False]), torch.tensor([False, True])
+
+    def pull(labelled, absent):
+        return float(loss(ours, peer, target, torch.ones(2), labelled, absent).loss)
+
+    assert pull(both, missing) == pytest.approx(
+        pull(both, ~both & ~missing) + pull(~both & ~missing, missing)
+    )
+    assert pull(~both & ~missing, missing) > 0.5

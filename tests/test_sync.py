@@ -709,6 +709,15 @@ def test_a_silent_peer_does_not_keep_the_agent_from_the_others(boxes, step_by_st
     agent.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_agent_that_is_ended_in_a_pass_with_several_peers_ends(boxes, step_by_step):
     """SIGTERM and Ctrl-C cut what is under way; no thread stays."""
     ways = {name: Hanging() for name in ("east", "south", "west")}
