@@ -52,7 +52,7 @@ class Time:
 ABOUT = """\
 # What the distillation loss costs
 
-Made by `python benchmarks/distillation.py`. The loss of one direction: our network's logits, the peer's, and
+Made by `make bench-distillation`. The loss of one direction: our network's logits, the peer's, and
 the reference, to the loss and its gradient at our logits. Mutual learning has two networks and two of these.
 
 The patches are smooth random blobs of 15 organs, seen alike by both networks but for their edges.
