@@ -7,10 +7,10 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from nnunet_gml import stats
+from nnunet_gml.explanation import mean
 from nnunet_gml.simulation.recipe import Arm, differences, parse_arm
 from nnunet_gml.simulation.scores import Score, read_scores
 from peer_sync.errors import ConfigError
@@ -100,11 +100,11 @@ class Results:
         """Mean over held-out cases of the mean over classes (those that either contour has)."""
         seeds = self.seeds(arm)
         cases = [
-            _mean(dice for name, dice in found.items() if not classes or name in classes)
+            mean(dice for name, dice in found.items() if not classes or name in classes)
             for case, found in self._dice.get(arm, {}).items()
             if case[0] in seeds and site in (None, case[1])
         ]
-        return _mean(cases)
+        return mean(cases)
 
     def compare(
         self, arm: str, other: str, site: str | None = None, classes: Collection[str] = ()
@@ -120,7 +120,7 @@ class Results:
             others = self._dice.get(other, {}).get(case)
             if others and case[0] in both and site in (None, case[1]):
                 wanted = [name for name in found if name in others and (not classes or name in classes)]
-                difference = _mean(_difference(found[name], others[name]) for name in wanted)
+                difference = mean(_difference(found[name], others[name]) for name in wanted)
                 pairs.append((self._patients[case], difference))
         grouped = stats.per_patient(pairs)
         interval, p = stats.bootstrap_interval(grouped), stats.signed_rank_p(grouped)
@@ -140,7 +140,7 @@ class Results:
             counts = run.record.get("moved_bytes", {}).get(arm, {}).values()
             if run.seed in self.seeds(arm) and None not in counts:
                 sums.append(float(sum(counts)))
-        return _mean(sums)
+        return mean(sums)
 
     def rounds(self, arm: str) -> dict[int, dict[str, Any]]:
         """By seed, the rounds due and per site those without a peer, where they were counted."""
@@ -155,7 +155,7 @@ class Results:
             seconds = [step["seconds"] for step in steps if step["title"].startswith("train ")]
             if run.seed in self.seeds(arm) and seconds:
                 sums.append(float(sum(seconds)))
-        return _mean(sums)
+        return mean(sums)
 
 
 def read_runs(folders: Iterable[tuple[int, Path]]) -> list[Run]:
@@ -209,9 +209,3 @@ def _difference(dice: float, other: float) -> float:
     if math.isnan(dice) and math.isnan(other):
         return math.nan
     return (1.0 if math.isnan(dice) else dice) - (1.0 if math.isnan(other) else other)
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean of what is a number; nan for nothing."""
-    finite = [value for value in values if not math.isnan(value)]
-    return fmean(finite) if finite else math.nan

@@ -1,7 +1,8 @@
 """The baselines: the same rounds, the same courier, but weights are averaged instead of learnt from."""
 
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -14,7 +15,23 @@ from nnunet_gml.trainer import FederatedTrainer
 POLL_SECONDS = 0.2
 
 
-class GossipAverageTrainer(FederatedTrainer):
+class AveragingTrainer(FederatedTrainer):
+    """What all averages have in common."""
+
+    def settle(self, own_share: float, shares: Sequence[tuple[Arrival, float]]) -> None:
+        """After a mean was taken: momentum, hidden classes, and the list of rounds.
+
+        Args:
+            own_share: what is left of our own weights, 0 to 1.
+            shares: the peers' weights that went into the mean, and their shares.
+        """
+        merging.scale_momentum(self.optimizer, own_share)
+        self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
+        for arrival, share in shares:
+            self.write_down(partial(write_average, arrival=arrival, epoch=self.current_epoch, share=share))
+
+
+class GossipAverageTrainer(AveragingTrainer):
     """Gossip averaging: our weights become the mean of ours and one random peer's.
 
     It moves the bytes of `nnunet_gml.learning.GossipTrainer` and trains only one network.
@@ -28,26 +45,14 @@ class GossipAverageTrainer(FederatedTrainer):
         arrival = self.receive()
         if arrival is not None:
             merging.mix(self.network, arrival.tensors, self.peer_share, self.names_to_keep())
-            merging.scale_momentum(self.optimizer, 1 - self.peer_share)
-            self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
+            self.settle(1 - self.peer_share, [(arrival, self.peer_share)])
             peer = arrival.delivery.peer
             self.say(f"round {arrival.delivery.round}: averaged with the weights of site {peer}")
-            self.write_down([arrival], [self.peer_share])
             self.save_latest()
         super().on_epoch_start()
 
-    def write_down(self, arrivals: list[Arrival], shares: list[float]) -> None:
-        """Add the peers and their shares to the list of rounds."""
-        if not self.ranks.is_first:
-            return
-        try:
-            for arrival, share in zip(arrivals, shares, strict=True):
-                write_average(Path(self.output_folder), arrival, self.current_epoch, share)
-        except OSError as error:
-            self.say(f"round {self.round} is missing in the list of rounds: {error}")
 
-
-class FedAvgTrainer(GossipAverageTrainer):
+class FedAvgTrainer(AveragingTrainer):
     """Federated averaging in lock-step: the mean of all sites' weights of a round, weighted by cases.
 
     At the end of a round every site waits for the others, ``wait_seconds`` of site.toml at most, and
@@ -86,7 +91,7 @@ class FedAvgTrainer(GossipAverageTrainer):
         """What comes too late for its round is not used; the next round asks again."""
         if self.ranks.is_first:
             self.exchange.drop_late()
-        super(GossipAverageTrainer, self).on_epoch_start()
+        super().on_epoch_start()
 
     def _wait(self, round_: int) -> list[Arrival]:
         peers, seconds = self.peers_of_round(round_), self.own_site.wait_seconds
@@ -118,11 +123,9 @@ class FedAvgTrainer(GossipAverageTrainer):
         names = sorted(tensors)
         mean = merging.mean_of([tensors[name] for name in names], [shares[name] for name in names])
         merging.mix(self.network, mean, 1.0, self.names_to_keep())
-        merging.scale_momentum(self.optimizer, shares[site.name])
-        self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
+        self.settle(shares[site.name], [(arrival, shares[arrival.delivery.peer]) for arrival in arrivals])
         told = ", ".join(f"{name} {shares[name]:.2f}" for name in names)
         self.say(f"round {self.round}: mean of {len(names)} sites: {told}")
-        self.write_down(arrivals, [shares[arrival.delivery.peer] for arrival in arrivals])
 
     def _shares(self, arrivals: list[Arrival]) -> dict[str, float]:
         """Numbers of cases, as shares of 1; all alike where a site keeps its own to itself."""

@@ -96,7 +96,7 @@ class ClassWiseDistillation:
         Raises:
             ValueError: shapes that do not fit one another, or another kind of mask.
         """
-        self._check(logits, peer_logits, target, trust, labelled, missing)
+        self._check(logits, peer_logits, target, trust=trust, labelled=labelled, missing=missing)
         if missing is not None and not missing.any():
             missing = None
         with full(logits.device.type), torch.no_grad():
@@ -148,15 +148,7 @@ class ClassWiseDistillation:
         per_class = sums.values[row] / (sizes + self.smoothing).clamp_min(1)
         return self.temperature**2 * (share * active * per_class).sum() / active.sum()
 
-    def _check(
-        self,
-        logits: Tensor,
-        peer_logits: Tensor,
-        target: Tensor,
-        trust: Tensor,
-        labelled: Tensor,
-        missing: Tensor | None,
-    ) -> None:
+    def _check(self, logits: Tensor, peer_logits: Tensor, target: Tensor, **per_class: Tensor | None) -> None:
         if logits.shape != peer_logits.shape:
             raise ValueError(
                 f"peer_logits has shape {tuple(peer_logits.shape)}, but logits has {tuple(logits.shape)}: "
@@ -165,7 +157,7 @@ class ClassWiseDistillation:
         if target.shape[2:] != logits.shape[2:]:
             raise ValueError(f"target has shape {tuple(target.shape)}, but logits {tuple(logits.shape)}")
         classes = (logits.shape[1] - (0 if self.has_regions else 1),)
-        for name, tensor in (("trust", trust), ("labelled", labelled), ("missing", missing)):
+        for name, tensor in per_class.items():
             if tensor is not None and tensor.shape != classes:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but expected {classes}")
 

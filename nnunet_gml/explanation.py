@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -81,19 +81,26 @@ def find_runs(folder: Path) -> list[Path]:
     return runs
 
 
-def read_rounds(run: Path) -> list[Round]:
-    """All rounds of one run in order; of a round that was begun again, its last beginning.
+def read_records(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's list of rounds that name a round and a peer; none, without the list.
 
     A line that a killed process left half is skipped.
     """
-    met: dict[tuple[int, str], dict[str, Any]] = {}
-    left: dict[tuple[int, str], dict[str, Any]] = {}
-    for line in (run / ROUNDS_FILE).read_text(errors="replace").splitlines():
+    path = run / ROUNDS_FILE
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-            key = (int(record["round"]), str(record["peer"]))
+            yield {**record, "round": int(record["round"]), "peer": str(record["peer"])}
         except (ValueError, KeyError, TypeError):
             continue
+
+
+def read_rounds(run: Path) -> list[Round]:
+    """All rounds of one run in order; of a round that was begun again, its last beginning."""
+    met: dict[tuple[int, str], dict[str, Any]] = {}
+    left: dict[tuple[int, str], dict[str, Any]] = {}
+    for record in read_records(run):
+        key = (record["round"], record["peer"])
         if record.get("event") == "left":
             left[key] = record
         else:

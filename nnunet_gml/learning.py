@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,7 +146,7 @@ class GossipTrainer(FederatedTrainer):
         )
         parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, share)
         self.say(parting.sentence())
-        self._write_down(parting)
+        self.write_down(parting.append_to)
 
     def _room_for_a_peer(self) -> nn.Module:
         network = copy.deepcopy(weights.unwrap(self.network))
@@ -204,7 +203,8 @@ class GossipTrainer(FederatedTrainer):
         self.peer_network.zero_grad(set_to_none=True)
         if visit is not None:
             nothing = Scores.unknown(len(self.classes))
-            self._write_down(Parting(visit.meeting, visit.stay, self.current_epoch, nothing, nothing, 0.0))
+            parting = Parting(visit.meeting, visit.stay, self.current_epoch, nothing, nothing, 0.0)
+            self.write_down(parting.append_to)
 
     def _meet(self, arrival: Arrival) -> None:
         """Score the peer against ourselves, and learn with it if it is trusted in any class."""
@@ -222,7 +222,7 @@ class GossipTrainer(FederatedTrainer):
         self.say(meeting.sentence(self.mutual_epochs))
         if self.ranks.is_first:
             self.exchange.met(arrival, float(meeting.trust.mean()))
-        self._write_down(meeting)
+        self.write_down(meeting.append_to)
         if meeting.is_useful:
             self.visit = self._visit(meeting)
             self.let_hide(self.visit.peer.missing.cpu() & (meeting.trust > 0))
@@ -242,7 +242,7 @@ class GossipTrainer(FederatedTrainer):
         with self._as_network(self.peer_network):
             optimizer, schedule = self.configure_optimizers()
         learner = Learner(self.peer_network, optimizer, scaler_like(self.grad_scaler, self.device))
-        labelled = self.labelled_at(self.own_site.name), self.labelled_at(meeting.peer)
+        labelled = self.labelled_here, self.labelled_at(meeting.peer)
         peer = peer_of(meeting, learner, *labelled, self.uses_trust, self.peer_learns)
         leaves_at = meeting.epoch + self.mutual_epochs
         return Visit(
@@ -265,8 +265,7 @@ class GossipTrainer(FederatedTrainer):
         """Dice on the fixed patches; a class that is not contoured here is not present in them."""
         with self._as_network(network):
             found = gate.score(network, self.gate_list, self.validation_step)
-        contoured = self.labelled_at(self.own_site.name)
-        scores: Scores = self.ranks.share(Scores(found.dice, found.is_present & contoured))
+        scores: Scores = self.ranks.share(Scores(found.dice, found.is_present & self.labelled_here))
         return scores
 
     @contextmanager
@@ -277,14 +276,6 @@ class GossipTrainer(FederatedTrainer):
             yield
         finally:
             self.network = own
-
-    def _write_down(self, event: Meeting | Parting) -> None:
-        if not self.ranks.is_first:
-            return
-        try:
-            event.append_to(Path(self.output_folder))
-        except OSError as error:
-            self.say(f"round {self.round} is missing in the list of rounds: {error}")
 
 
 class FrozenGossipTrainer(GossipTrainer):

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nnunet_gml.tensors import named_tensors, unwrap
+from nnunet_gml.tensors import all_finite, named_tensors, unwrap
 
 MergeKind = Literal["none", "best", "weighted"]
 
@@ -118,11 +118,6 @@ def mix(network: nn.Module, other: Mapping[str, Tensor], share: float, keep: Col
                     tensor.lerp_(other[name].to(tensor), share)
 
 
-def _is_finite(network: nn.Module) -> bool:
-    floats = (tensor for tensor in named_tensors(network).values() if tensor.is_floating_point())
-    return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
-
-
 def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Multiply SGD's momentum in place: after a merge only our part of the weights has this history."""
     for state in optimizer.state.values():
@@ -157,7 +152,7 @@ def merge(
     Returns:
         The share, 0 where everything stays ours; so does a peer whose weights are not finite.
     """
-    if kind == "none" or not _is_finite(peer_network):
+    if kind == "none" or not all_finite(named_tensors(peer_network)):
         return 0.0
     if kind == "best":
         share = 1.0 if is_better(dice_peer, dice_ours) else 0.0

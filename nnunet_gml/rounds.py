@@ -14,6 +14,7 @@ from nnunet_gml.exchange import Arrival
 from nnunet_gml.explanation import ROUNDS_FILE
 from nnunet_gml.mutual import StepReport
 from nnunet_gml.trust import Scores
+from peer_sync.storage import missing_line_end
 
 
 @dataclass(frozen=True)
@@ -218,10 +219,8 @@ def _append(folder: Path, event: str, meeting: Meeting, **facts: Any) -> None:  
 
 def _write(folder: Path, **facts: Any) -> None:  # noqa: ANN401 - JSON values
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-    path = folder / ROUNDS_FILE
-    is_cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with path.open("a") as file:
-        file.write("\n" * is_cut + json.dumps(record) + "\n")
+    with (folder / ROUNDS_FILE).open("a+b") as file:
+        file.write(missing_line_end(file) + json.dumps(record).encode() + b"\n")
 
 
 def _numbers(values: Tensor, digits: int = 4) -> list[float | None]:

@@ -46,6 +46,11 @@ class SiteTrainer(nnUNetTrainer):
         assert self.site is not None, "only a validation runs without a site"
         return self.site
 
+    @property
+    def labelled_here(self) -> Tensor:
+        """``(C,)``, bool: the classes that we contour."""
+        return self.labelled_at(self.own_site.name)
+
     def labelled_at(self, site: str) -> Tensor:
         """``(C,)``, bool: the classes that a site contours."""
         names = labelled_by(self.own_site.federation.member(site), self.classes)
@@ -57,7 +62,7 @@ class SiteTrainer(nnUNetTrainer):
         self.deep_supervision_weights: tuple[float, ...] = (
             tuple(map(float, loss.weight_factors)) if isinstance(loss, DeepSupervisionWrapper) else (1.0,)
         )
-        if self.site is None or bool(self.labelled_at(self.site.name).all()):
+        if self.site is None or bool(self.labelled_here.all()):
             return loss
         manager = self.label_manager
         return MarginalBackground(
@@ -73,13 +78,13 @@ class SiteTrainer(nnUNetTrainer):
             classes: ``(C,)``, bool.
         """
         if isinstance(self.loss, MarginalBackground):
-            self.loss.let_hide(classes & ~self.labelled_at(self.own_site.name))
+            self.loss.let_hide(classes & ~self.labelled_here)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's; a class that is not contoured here has no Dice, rather than one of 0."""
         outputs: dict[str, Any] = super().validation_step(batch)
         if isinstance(self.loss, MarginalBackground):
-            contoured = self.labelled_at(self.own_site.name).numpy()
+            contoured = self.labelled_here.numpy()
             for name in ("tp_hard", "fp_hard", "fn_hard"):
                 outputs[name] = outputs[name] * contoured
         return outputs

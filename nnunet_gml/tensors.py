@@ -1,5 +1,7 @@
 """A network's own tensors, whatever is wrapped around it."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -26,3 +28,9 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
             seen.add(key)
             tensors[name] = tensor
     return tensors
+
+
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no floating-point tensor holds NaN or infinity."""
+    floats = (tensor for tensor in tensors.values() if tensor.is_floating_point())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in floats)

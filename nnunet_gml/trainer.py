@@ -1,5 +1,6 @@
 """The frame of every trainer here: where nnU-Net and the courier meet, round by round."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,15 @@ class FederatedTrainer(SiteTrainer):
         checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
         self.restored = checkpoint.get(STATE, {})
         self.round = self.restored.get("round", self._due_round())
+
+    def write_down(self, write: Callable[[Path], None]) -> None:
+        """Let one process write into the list of rounds; a full disk costs the line, not the training."""
+        if not self.ranks.is_first:
+            return
+        try:
+            write(Path(self.output_folder))
+        except OSError as error:
+            self.say(f"round {self.round} is missing in the list of rounds: {error}")
 
     def names_to_keep(self) -> frozenset[str]:
         """Tensors that no average touches."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nnunet_gml import channels, payload
 from nnunet_gml.channels import Order
 from nnunet_gml.payload import DTYPES
+from nnunet_gml.tensors import all_finite
 from nnunet_gml.tensors import named_tensors as named_tensors
 from nnunet_gml.tensors import unwrap as unwrap
 
@@ -91,7 +92,7 @@ def write(
     if order is not None:
         tensors = channels.to_federation(tensors, channels.output_layers(network), order, has_background)
     wire = payload.encode(tensors, dtype)
-    if not _all_finite(wire):
+    if not all_finite(wire):
         if dtype != "float32":
             return write(network, path, "float32", order, has_background)
         raise WeightsError("finite", "our own weights hold NaN or infinity", "training has diverged here")
@@ -124,7 +125,7 @@ def read(
     ours = named_tensors(like)
     _check_header(path, payload.layout(ours, dtype))
     wire = load(path.read_bytes())
-    if not _all_finite(wire):
+    if not all_finite(wire):
         bad = next(name for name, tensor in wire.items() if not torch.isfinite(tensor).all())
         raise WeightsError("finite", f"tensor {bad} holds NaN or infinity, but all must be finite")
     if dtype == "int8":
@@ -145,11 +146,6 @@ def put(tensors: dict[str, Tensor], network: nn.Module) -> None:
 def _check_type(dtype: str) -> None:
     if dtype not in DTYPES:
         raise WeightsError("dtype", f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
-
-
-def _all_finite(tensors: dict[str, Tensor]) -> bool:
-    floats = (tensor for tensor in tensors.values() if tensor.is_floating_point())
-    return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
 
 def _check_header(path: Path, expected: payload.Layout) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+
+from peer_sync.storage import missing_line_end
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,5 @@ class Ledger:
         """Behind half a line, which a full disk or a power cut has left, a new one begins."""
         with self.path.open("a+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line
-            file.write(line)
+            file.write(missing_line_end(file) + line)
             file.flush()

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from peer_sync.errors import ConfigError
 from peer_sync.names import PART_PREFIX
@@ -63,6 +63,18 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def missing_line_end(file: BinaryIO) -> bytes:
+    """What has to come before a new line: a line feed, where the file ends with half a line, else nothing.
+
+    Args:
+        file: open for reading and appending.
+    """
+    if not file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def copy_rest(source: int, target: Path, max_bytes: int) -> int:

@@ -200,7 +200,7 @@ class WaitingTrainer(GossipTrainer):
     gate_batches = 2
 
     def on_epoch_start(self) -> None:
-        if self.current_epoch == self.warmup_epochs:
+        if self.current_epoch == self.warmup_epochs and self.ranks.is_first:
             wait_for_delivery(self.exchange.site)
         super().on_epoch_start()
 

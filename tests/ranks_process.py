@@ -10,30 +10,19 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from nnunet_kit import build_trainer, seed_everything, wait_for_delivery
+from nnunet_kit import WaitingTrainer, build_trainer, seed_everything
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_gml import trust, weights
-from nnunet_gml.learning import GossipTrainer
 
 
-class TwoProcesses(GossipTrainer):
+class TwoProcesses(WaitingTrainer):
     """nnU-Net takes it for granted that several processes have a GPU each; here they have none."""
-
-    warmup_epochs = 1
-    epochs_per_round = 10
-    mutual_epochs = 10
-    gate_batches = 2
 
     def initialize(self) -> None:
         self.device, self.grad_scaler = torch.device("cpu"), None
         super().initialize()
-
-    def on_epoch_start(self) -> None:
-        if self.current_epoch == self.warmup_epochs and self.ranks.is_first:
-            wait_for_delivery(self.exchange.site)
-        super().on_epoch_start()
 
 
 def main(data: Path, rank: int, port: int) -> None:

@@ -105,12 +105,12 @@ def test_poisoned_weights_go_to_quarantine_and_training_goes_on(run):
 
 def test_a_nan_in_a_peers_file_goes_to_quarantine(run, monkeypatch):
     """A sender without our checks; the receiver has them."""
-    finite = weights._all_finite
-    monkeypatch.setattr(weights, "_all_finite", lambda tensors: True)
+    finite = weights.all_finite
+    monkeypatch.setattr(weights, "all_finite", lambda tensors: True)
     receive = weights.read
 
     def with_checks(*arguments):
-        monkeypatch.setattr(weights, "_all_finite", finite)
+        monkeypatch.setattr(weights, "all_finite", finite)
         return receive(*arguments)
 
     monkeypatch.setattr(weights, "read", with_checks)

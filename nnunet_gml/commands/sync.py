@@ -12,9 +12,10 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peer_sync.agent import Agent
-from peer_sync.site import load_site
+if TYPE_CHECKING:
+    from peer_sync.agent import Agent
 
 DEFAULT_EVERY_SECONDS = 60.0
 EXIT_FAILED = 1
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """One pass, whose exit code tells whether everything succeeded; or many, until somebody ends them."""
+    from peer_sync.agent import Agent
+    from peer_sync.site import load_site
+
     agent = Agent(load_site(args.site))
     try:
         if args.watch:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_gml.explanation import ROUNDS_FILE
+from nnunet_gml.explanation import read_records
 from nnunet_gml.simulation.commands import fold_folder
 from nnunet_gml.simulation.recipe import Arm, Recipe
 from nnunet_gml.simulation.workspace import SiteSpace
@@ -47,12 +46,7 @@ def _without_peer(fold: Path, due: int, peers: int) -> list[int] | None:
     if not (fold / "checkpoint_final.pth").exists():
         return None
     here: dict[int, set[str]] = {}
-    path = fold / ROUNDS_FILE
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:  # the line that a crash cut
-            continue
-        if event.get("event") in WITH_PEER:
-            here.setdefault(event["round"], set()).add(event["peer"])
+    for record in read_records(fold):
+        if record.get("event") in WITH_PEER:
+            here.setdefault(record["round"], set()).add(record["peer"])
     return [number for number in range(1, due + 1) if len(here.get(number, ())) < peers]
