@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mutual-epochs", type=int, help="epochs with a peer in each round")
     _add_data_arguments(parser)
     add_run_arguments(parser)
+    parser.set_defaults(run=run)
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer", nargs="+", action="extend", metavar="NAME", help="only these peers (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="the same findings for a program")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

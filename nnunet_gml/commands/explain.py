@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", action="store_true", help="every round class by class, too")
     parser.add_argument("--json", action="store_true", help="the same facts for a program; no picture")
     parser.add_argument("--no-picture", action="store_true", help=f"do not write {PICTURE_NAME}")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

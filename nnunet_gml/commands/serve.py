@@ -15,6 +15,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml serve``."""
     parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

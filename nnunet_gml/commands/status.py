@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exit with 1 when no peer at all was heard of for longer: 90m, 12h, 2d",
     )
     parser.add_argument("--json", action="store_true", help="the same facts for a program")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
