@@ -30,7 +30,9 @@ ARMS: Mapping[str, str] = {
     "mutual_union": "mutual_union=nnUNetTrainerGML,mask=union",
     "mutual_best": "mutual_best=nnUNetTrainerGML,merge=best",
     "mutual_weighted": "mutual_weighted=nnUNetTrainerGML,merge=weighted",
+    "mutual_select": "mutual_select=nnUNetTrainerGML,merge=select",
     "frozen_weighted": "frozen_weighted=nnUNetTrainerGMLFrozen,merge=weighted",
+    "frozen_select": "frozen_select=nnUNetTrainerGMLFrozen,merge=select",
 }
 """Every arm by the name that a command line may use."""
 REDUCED = ("individual", "ensemble", "pooled", "fedavg", "gossipavg", "frozen", "mutual", "contrastive")

@@ -14,7 +14,7 @@ from nnunet_gml import gate, merging, weights
 from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
 from nnunet_gml.exchange import Arrival
 from nnunet_gml.merging import MergeKind
-from nnunet_gml.mutual import Learner, Method, PeerTooLargeError, StepReport, train_with_peer
+from nnunet_gml.mutual import Learner, Method, Peer, PeerTooLargeError, StepReport, train_with_peer
 from nnunet_gml.rounds import Meeting, Parting, Stay
 from nnunet_gml.trainer import LATEST, FederatedTrainer
 from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
@@ -135,7 +135,7 @@ class GossipTrainer(FederatedTrainer):
         self.peer_network.zero_grad(set_to_none=True)
         theirs, ours = self._score(self.peer_network), self._score(self.network)
         share = merging.merge(
-            merge,
+            merge if self._has_what_we_learnt(visit.peer) else "none",
             self.network,
             self.peer_network,
             self.optimizer,
@@ -147,6 +147,10 @@ class GossipTrainer(FederatedTrainer):
         parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, share)
         self.say(parting.sentence())
         self.write_down(parting.append_to)
+
+    def _has_what_we_learnt(self, peer: Peer) -> bool:
+        """Its weights cannot cost us a class that others have taught us, whose Dice we cannot measure."""
+        return not bool((self.learnt_from_others & ~peer.missing.cpu()).any())
 
     def _room_for_a_peer(self) -> nn.Module:
         network = copy.deepcopy(weights.unwrap(self.network))

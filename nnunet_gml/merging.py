@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from nnunet_gml.tensors import all_finite, named_tensors, unwrap
 
-MergeKind = Literal["none", "best", "weighted"]
+MergeKind = Literal["none", "best", "weighted", "select"]
 
 MARGIN = 0.005
-"""Dice by which a peer must be better before its weights replace ours."""
+"""Dice by which other weights must be better before they replace ours."""
 MOST_SHARE = 0.5
 SOFTNESS = 0.05
 """Difference in Dice that moves the peer's share from 1/2 to 1 / (1 + 1/e), were it not capped."""
@@ -139,8 +139,8 @@ def merge(
     """Take a share of a peer's weights into ours; momentum shrinks with what is left of ours.
 
     Args:
-        kind: ``none``; ``best``: all of the peer's, if it `is_better`; ``weighted``: its `peer_share`, taken
-            back if our Dice falls.
+        kind: ``none``; ``best``: all of the peer's, if it `is_better`; ``weighted``: its `peer_share`, unless
+            our Dice falls; ``select``: half or all of it, whichever `is_better`, and best.
         network: ours.
         peer_network: the peer's, with the same names of tensors.
         optimizer: ours.
@@ -152,18 +152,31 @@ def merge(
     Returns:
         The share, 0 where everything stays ours; so does a peer whose weights are not finite.
     """
-    if kind == "none" or not all_finite(named_tensors(peer_network)):
+    theirs = named_tensors(peer_network)
+    if kind == "none" or not all_finite(theirs):
         return 0.0
-    if kind == "best":
-        share = 1.0 if is_better(dice_peer, dice_ours) else 0.0
-    else:
-        share = peer_share(dice_peer, dice_ours)
-    if share == 0:
-        return 0.0
-    before = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
-    mix(network, named_tensors(peer_network), share, keep)
-    if kind == "weighted" and not dice_now() >= dice_ours:
-        mix(network, before, 1.0)
-        return 0.0
+    ours = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
+
+    def dice_at(share: float) -> float:
+        mix(network, theirs, share, keep)
+        dice = dice_now()
+        mix(network, ours, 1.0)
+        return dice
+
+    share = _chosen_share(kind, dice_peer, dice_ours, dice_at)
+    mix(network, theirs, share, keep)
     scale_momentum(optimizer, 1 - share)
     return share
+
+
+def _chosen_share(
+    kind: MergeKind, dice_peer: float, dice_ours: float, dice_at: Callable[[float], float]
+) -> float:
+    if kind == "weighted":
+        share = peer_share(dice_peer, dice_ours)
+        return share if share and dice_at(share) >= dice_ours else 0.0
+    dice = {1.0: dice_peer}
+    if kind == "select":
+        dice[MOST_SHARE] = dice_at(MOST_SHARE)
+    better = [share for share in dice if is_better(dice[share], dice_ours)]
+    return max(better, key=lambda share: dice[share], default=0.0)

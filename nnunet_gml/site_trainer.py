@@ -69,6 +69,13 @@ class SiteTrainer(nnUNetTrainer):
             loss, torch.ones(len(self.classes), dtype=torch.bool), manager.has_regions, manager.ignore_label
         )
 
+    @property
+    def learnt_from_others(self) -> Tensor:
+        """``(C,)``, bool: the classes that are not contoured here and that peers have taught us."""
+        if isinstance(self.loss, MarginalBackground):
+            return self.loss.hidden
+        return torch.zeros(len(self.classes), dtype=torch.bool)
+
     def let_hide(self, classes: Tensor) -> None:
         """What others have taught us and is not contoured here may be in the background from now on.
 

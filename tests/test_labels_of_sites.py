@@ -42,6 +42,11 @@ def without_mandible(text: str, data: object) -> str:
     return "[[sites]]".join([head, f"{north}\nlabelled = {CONTOURED}\n".replace("'", '"'), south])
 
 
+def nobody_has_the_mandible(text: str, _) -> str:
+    """Both sites contour all but the mandible."""
+    return text.replace("[[sites]]", f"[[sites]]\nlabelled = {CONTOURED}".replace("'", '"'))
+
+
 def by_name(text: str, data) -> str:
     """The federation lists the classes in an order of its own."""
     found, named = (plans_digest(*plans_of(data), CONFIGURATION, by_name=name) for name in (False, True))
@@ -75,6 +80,24 @@ def test_an_organ_that_nobody_has_taught_yet_is_background(run):
     ours = run(type("Alone", (Watched,), {"warmup_epochs": 10}), federation=without_mandible)
 
     assert isinstance(ours.loss, MarginalBackground) and not ours.loss.hidden.any()
+
+
+@pytest.mark.parametrize(("federation", "share"), [(without_mandible, 1.0), (nobody_has_the_mandible, 0.0)])
+def test_what_others_taught_us_is_not_given_up_in_a_merge(run, monkeypatch, federation, share):
+    """All of a better peer's weights, but none of one whose site does not contour what we have learnt."""
+    monkeypatch.setattr("nnunet_gml.merging.MARGIN", -2.0)
+
+    class Taught(Watched):
+        merge = "best"
+        mutual_epochs = 1
+
+        def prepare(self) -> None:
+            super().prepare()
+            self.let_hide(torch.ones(len(self.classes), dtype=torch.bool))
+
+    ours = run(Taught, peer=a_little_further, federation=federation)
+
+    assert next(line["merged"] for line in rounds(ours) if line["event"] == "left") == share
 
 
 def test_an_organ_that_is_not_contoured_here_costs_no_dice(run):

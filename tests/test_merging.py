@@ -274,14 +274,20 @@ def merged(kind, dice_peer, dice_ours, dice_after=1.0):
         ("weighted", 0.9, 0.1, 0.05, (0.0, 1.0, 8.0)),  # our Dice fell: taken back
         ("weighted", 0.9, 0.1, math.nan, (0.0, 1.0, 8.0)),  # and so where it cannot be measured
         ("weighted", math.nan, 0.1, 1.0, (0.0, 1.0, 8.0)),
+        ("select", 0.9, 0.1, 0.95, (0.5, 2.0, 4.0)),  # the mean is better than either
+        ("select", 0.9, 0.1, 0.8, (1.0, 3.0, 0.0)),  # the peer is better than the mean
+        ("select", 0.5, 0.499, 0.503, (0.0, 1.0, 8.0)),  # neither is better by 0.005
+        ("select", 0.2, 0.5, 0.6, (0.5, 2.0, 4.0)),  # a worse peer may still make a better mean
+        ("select", 0.9, 0.1, math.nan, (1.0, 3.0, 0.0)),
+        ("select", math.nan, 0.1, 1.0, (0.5, 2.0, 4.0)),
     ],
 )
 def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expected):
-    """Share, weight and momentum of METHOD's three ways."""
+    """Share, weight and momentum of each way."""
     assert merged(kind, dice_peer, dice_ours, dice_after) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["best", "weighted"])
+@pytest.mark.parametrize("kind", ["best", "weighted", "select"])
 def test_a_peer_that_is_not_finite_changes_nothing(kind):
     """One NaN in its weights, however good it is said to be."""
     ours, theirs = nn.Linear(2, 1), nn.Linear(2, 1)
