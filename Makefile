@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence faults wheel clean help
+.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence docs faults wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -49,6 +49,10 @@ bench-distillation: $(READY)
 evidence: $(READY)
 	$(BIN)/python benchmarks/evidence.py $(SET)
 
+# make docs   the documentation as a site: docs/_build/index.html
+docs: $(READY)
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build
+
 # make faults   every fault that the courier must survive, done to real processes; docs/results/faults.md
 faults: $(READY)
 	$(BIN)/python benchmarks/faults.py
@@ -61,7 +65,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf .venv dist demo-run
+	rm -rf .venv dist demo-run docs/_build
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: some minutes and, on Linux, about 7 GB of PyTorch"

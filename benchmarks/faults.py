@@ -24,7 +24,7 @@ PACKAGES = ("nnunet-gml", "paramiko", "cryptography", "pyrage", "nnunetv2", "tor
 ABOUT = """\
 # Faults: what happens when something goes wrong
 
-Made by `make faults`, which runs the tests in [tests/faults](../../tests/faults) and takes each test's own
+Made by `make faults`, which runs the tests in `tests/faults` and takes each test's own
 words for its row. Sites are processes of their own, each with its own folder, keys, courier and embedded
 server, and what carries the bytes between them is a proxy on loopback that can do all this. Their limits of
 time are a few seconds instead of the usual 15 to 60, unless a row says otherwise; what depends on the carrier

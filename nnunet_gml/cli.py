@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 from nnunet_gml import __version__, demo, simulate
 from nnunet_gml.commands import (
+    check,
     doctor,
     explain,
+    export,
     federation,
+    import_model,
+    init,
     keygen,
     plans,
+    provenance,
     serve,
     status,
     sync,
@@ -21,15 +26,20 @@ from peer_sync.errors import ConfigError, PeerSyncError
 EXIT_CONFIG = 2
 """Something is wrong at the start; trying again changes nothing."""
 COMMANDS = (
+    ("init", init, "make this site's keys, site.toml and the card for the others"),
     ("keygen", keygen, "make this site's key and host key"),
     ("federation", federation, "what all sites share: who takes part"),
     ("plans", plans, "what all sites share: nnU-Net's plans"),
     ("trainers", trainers, "print the folder for nnU-Net's variable nnUNet_extTrainer"),
     ("serve", serve, "let peers read this site's outbox, without a training"),
     ("sync", sync, "move files for a training without network"),
+    ("check", check, "everything before a training: files, other sites, memory, pace, ways to peers"),
     ("doctor", doctor, "try every step between this site and its peers, and say what to do"),
     ("status", status, "what the ledger says about every peer: last heard of, bytes, trust, refusals"),
     ("explain", explain, "what each peer gave to a training: trust, pull, Dice before and after"),
+    ("provenance", provenance, "which peer's weights touched which epochs of a training"),
+    ("export", export, "trained folds as the zip that nnU-Net installs, with a model card"),
+    ("import", import_model, "somebody's model as a common starting point for -pretrained_weights"),
     ("simulate", simulate, "run several sites on this machine through the stock command"),
     ("demo", demo, "three sites with built-in images: the whole way in a quarter of an hour"),
 )
@@ -38,7 +48,7 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; our own errors become two lines on stderr, a bug shows its traceback."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         code: int = args.run(args)
     except PeerSyncError as error:
@@ -52,15 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the documentation is made from it, too."""
+    whole = argparse.ArgumentParser(
         prog="nnunet-gml", description="Gossip mutual learning for nnU-Net: train together without a server."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
     for name, module, text in COMMANDS:
         module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__))
-    return parser
+    return whole
 
 
 if __name__ == "__main__":

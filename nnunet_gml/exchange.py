@@ -1,7 +1,10 @@
 """The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 
 from torch import Tensor, nn
 
@@ -13,6 +16,9 @@ from peer_sync.mailbox import MOVES, TRAINS, Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import WITHOUT_PEER, discard
 from peer_sync.site import Site
+
+PLANS_REFUSED = re.compile(r"peer '([a-z0-9-]{1,64})', round \d+, rule plans: ")
+"""How the courier says that a peer was refused by this rule."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,35 @@ class Arrival:
     likeness: weights.Likeness
 
 
+class Comparisons:
+    """Finds out in the background, once for each peer, why its plans were refused.
+
+    Args:
+        compare: says it in a sentence, given the peer; None where nobody can.
+    """
+
+    def __init__(self, compare: Callable[[str], str] | None) -> None:
+        self._compare = compare
+        self._asked: set[str] = set()
+        self._found: SimpleQueue[str] = SimpleQueue()
+
+    def look_at(self, message: str) -> None:
+        """Begin a comparison if this is the courier's message about a refusal by the rule ``plans``."""
+        refused = PLANS_REFUSED.search(message)
+        if refused is None or self._compare is None or refused[1] in self._asked:
+            return
+        self._asked.add(refused[1])
+        Thread(target=self._run, args=(refused[1],), name="nnunet_gml plans", daemon=True).start()
+
+    def sentences(self) -> list[str]:
+        """What was found since the last call."""
+        return [self._found.get() for _ in range(self._found.qsize())]
+
+    def _run(self, peer: str) -> None:
+        if self._compare is not None:
+            self._found.put(self._compare(peer))
+
+
 class Exchange:
     """Mailbox and courier of one training.
 
@@ -38,6 +73,9 @@ class Exchange:
         network: our network, whose names and shapes a peer's weights must have.
         say: writes a sentence into the training log.
         order: for each class of the federation its place here, see `nnunet_gml.channels`; None: the same.
+        plans_digest: of our plans; empty means the one that the federation has agreed on.
+        compare: says in a sentence how a peer's plans differ from ours; called in the background, for a peer
+            that was refused for its plans.
 
     Raises:
         ConfigError: the site's folder cannot be used, or another process uses it.
@@ -49,6 +87,8 @@ class Exchange:
         network: nn.Module,
         say: Callable[[str], None],
         order: Sequence[int] | None = None,
+        plans_digest: str = "",
+        compare: Callable[[str], str] | None = None,
     ) -> None:
         self.site = site
         self._order = order
@@ -58,8 +98,12 @@ class Exchange:
         kind = Courier if has_network else LocalCourier
         self._mailbox = Mailbox(site, (TRAINS, MOVES) if has_network else (TRAINS,))
         self._courier = kind(
-            self._mailbox, site.federation.plans_digest, self.schema_digest, weights.payload_bytes(network)
+            self._mailbox,
+            plans_digest or site.federation.plans_digest,
+            self.schema_digest,
+            weights.payload_bytes(network),
         )
+        self._comparisons = Comparisons(compare if has_network else None)
 
     def start(self) -> None:
         """Start the server and the background thread. Raises `ConfigError`."""
@@ -146,6 +190,9 @@ class Exchange:
         """Write what the courier has to say into the training log."""
         for message in self._courier.messages():
             self._say(message)
+            self._comparisons.look_at(message)
+        for sentence in self._comparisons.sentences():
+            self._say(sentence)
 
     def stop(self) -> None:
         """Stop courier and server, and let another process use the folder."""

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from peer_sync.errors import ConfigError
+from peer_sync.errors import ConfigError, quoted
 from peer_sync.federation import Federation, Member
 from peer_sync.site import Site
 
@@ -43,7 +44,11 @@ def plans_digest(
     Raises:
         ConfigError: the plans have no such configuration; by name, and the labels are regions.
     """
-    contract = contract_of(plans, dataset_json, configuration, by_name)
+    return contract_digest(contract_of(plans, dataset_json, configuration, by_name))
+
+
+def contract_digest(contract: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what `contract_of` returned."""
     text = json.dumps(contract, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -106,14 +111,59 @@ def labelled_by(member: Member, classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes if member.labelled is None else member.labelled
 
 
+@dataclass(frozen=True)
+class FieldDifference:
+    """A field of the contract in which two sites differ.
+
+    Attributes:
+        field: its name, with dots between the levels.
+        ours: its value here; None where there is none.
+        theirs: its value there.
+    """
+
+    field: str
+    ours: Any
+    theirs: Any
+
+    def told(self, our_site: str, their_site: str) -> str:
+        """The field, both values and both sites."""
+        return f"{self.field}: {quoted(self.ours)} at {our_site}, {quoted(self.theirs)} at {their_site}"
+
+
+def contract_differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = ""
+) -> tuple[FieldDifference, ...]:
+    """Where two contracts of `contract_of` differ, each time as deep inside as it goes; empty if they agree.
+
+    >>> contract_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    (FieldDifference(field='a.c', ours=2, theirs=3),)
+    """
+    found: list[FieldDifference] = []
+    for name in sorted({*ours, *theirs}):
+        one, other, field = ours.get(name), theirs.get(name), f"{prefix}{name}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += contract_differences(one, other, f"{field}.")
+        elif json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
+            found.append(FieldDifference(field, one, other))
+    return tuple(found)
+
+
+class OtherPlansError(ConfigError):
+    """The plans digest is not the one that the federation has agreed on."""
+
+
 def check_agreement(
     site: Site, plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str
-) -> None:
+) -> str:
     """Make sure that this training is the one the federation agreed on.
 
+    Returns:
+        The plans digest of this training: the federation's, if it has agreed on one.
+
     Raises:
-        ConfigError: the names of the classes, the plans digest, or a class named as labelled, is not the
-            federation's; or the site contours no class at all.
+        OtherPlansError: the plans digest is not the federation's.
+        ConfigError: the names of the classes, or a class named as labelled, is not the federation's; or the
+            site contours no class at all.
     """
     federation = site.federation
     by_name = federation.classes is not None
@@ -121,15 +171,16 @@ def check_agreement(
     if by_name:
         _check_names(federation, classes)
     found = plans_digest(plans, dataset_json, configuration, by_name)
-    if found != federation.plans_digest:
+    if federation.plans_digest not in ("", found):
         command = f"nnunet-gml plans digest{' --by-name' * by_name}"
-        raise ConfigError(
+        raise OtherPlansError(
             f"plans digest of configuration {configuration} is {found}, "
             f"but federation {federation.name} expects {federation.plans_digest}",
             hint="train the agreed configuration, with the same plans file at every site "
             f"({command} shows the digest of a plans file)",
         )
     _check_labelled(site, classes)
+    return found
 
 
 def _check_names(federation: Federation, classes: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from nnunet_gml import channels, gate, weights
 from nnunet_gml.partial_labels import MarginalBackground
-from nnunet_gml.plans import check_agreement, class_names, labelled_by
+from nnunet_gml.plan_documents import agree
+from nnunet_gml.plans import class_names, labelled_by
 from peer_sync.errors import ConfigError
 from peer_sync.site import SITE_VARIABLE, Site, site_from_environment
 
@@ -27,6 +28,8 @@ class SiteTrainer(nnUNetTrainer):
     site: Site | None = None
     channel_order: channels.Order | None = None
     """For each class of the federation its place here; None: the same."""
+    plans_digest: str = ""
+    """Of this training's plans: the federation's, once that has agreed on one."""
 
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, from initial weights that all sites share."""
@@ -102,7 +105,9 @@ class SiteTrainer(nnUNetTrainer):
 
     def _check_agreement(self, site: Site) -> None:
         try:
-            check_agreement(site, self.plans_manager.plans, self.dataset_json, self.configuration_name)
+            self.plans_digest = agree(
+                site, self.plans_manager.plans, self.dataset_json, self.configuration_name
+            )
         except ConfigError as error:
             self.stop(error)
 

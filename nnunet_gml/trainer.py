@@ -11,7 +11,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_gml import __version__, gate, merging, weights
 from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.partial_labels import MarginalBackground
-from nnunet_gml.plans import labelled_by
+from nnunet_gml.plan_documents import by_name, difference_from
+from nnunet_gml.plans import contract_of, labelled_by
 from nnunet_gml.ranks import Ranks
 from nnunet_gml.site_trainer import SiteTrainer
 from peer_sync.errors import ConfigError
@@ -58,7 +59,14 @@ class FederatedTrainer(SiteTrainer):
         try:
             self.site = self.site or site_from_environment()
             if self.ranks.is_first:
-                self.exchange = Exchange(self.site, self.network, self.say, self.channel_order)
+                self.exchange = Exchange(
+                    self.site,
+                    self.network,
+                    self.say,
+                    self.channel_order,
+                    self.plans_digest,
+                    self._difference_from,
+                )
             super().on_train_start()
             if self.restored.get("hidden") is not None:
                 self.let_hide(self.restored["hidden"])
@@ -190,6 +198,13 @@ class FederatedTrainer(SiteTrainer):
     def _last_round(self) -> int:
         return round_number(self.num_epochs - 1, self.warmup_epochs, self.epochs_per_round)
 
+    def _difference_from(self, peer: str) -> str:
+        """In what a peer's plans differ from ours, if it has published them; may take a minute."""
+        contract = contract_of(
+            self.plans_manager.plans, self.dataset_json, self.configuration_name, by_name(self.own_site)
+        )
+        return difference_from(self.own_site, contract, peer)
+
     def _facts(self, round_: int, dtype: str) -> Facts:
         site = self.own_site
         labelled = labelled_by(site.member, self.classes)
@@ -202,7 +217,7 @@ class FederatedTrainer(SiteTrainer):
         return Facts(
             round=round_,
             epoch=self.current_epoch,
-            plans_digest=site.federation.plans_digest,
+            plans_digest=self.plans_digest,
             schema_digest=self.exchange.schema_digest,
             dtype=dtype,
             labelled=labelled,

@@ -1,4 +1,4 @@
-"""Where a peer's SFTP server is, and how long to wait for it."""
+"""Where a site's outbox can be read, whose server that is, and how long to wait for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from peer_sync import names
+from peer_sync.errors import ConfigError
+from peer_sync.identity import is_public_line
+
 DEFAULT_PORT = 22
+HOST_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+)
+FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,44 @@ def parse_address(text: str) -> Address:
     if parts.query or parts.fragment or parts.password is not None:
         raise ValueError("expected neither a password nor ? nor #")
     return Address(parts.hostname, port, unquote(parts.username or ""), unquote(parts.path).rstrip("/"))
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse what cannot be the name of a site. Raises `ConfigError`."""
+    if not names.SITE.fullmatch(name):
+        raise ConfigError(
+            f"{where}: the name has characters that are not allowed",
+            hint="small letters, digits and hyphens only, at most 64",
+        )
+
+
+def check_address(address: str, host_key: str, where: str) -> None:
+    """Refuse what is neither ``folder:PATH`` nor an SFTP address with a pinned key. Raises `ConfigError`."""
+    is_folder = address.startswith(FOLDER) and len(address) > len(FOLDER) and address.isprintable()
+    if not is_folder:
+        check_sftp(address, host_key, where)
+
+
+def check_sftp(address: str, host_key: str, where: str) -> None:
+    """Refuse what is not an SFTP address with a pinned key. Raises `ConfigError`."""
+    if not _is_sftp(address):
+        raise ConfigError(
+            f"{where}: address is {address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
+            hint="for example sftp://192.0.2.7:40221",
+        )
+    if not is_public_line(host_key, HOST_KEY_TYPES):
+        raise ConfigError(
+            f"{where}: host_key is {host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
+            hint="with sftp:// the server's key is pinned here: the .pub file of its host key",
+        )
+
+
+def _is_sftp(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return text.isprintable()
 
 
 def dial(address: Address, patience: Patience) -> socket.socket:

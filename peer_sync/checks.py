@@ -25,6 +25,7 @@ class Expectation:
         peer: the site that was asked.
         public_key: that site's key.
         federation: digest of our federation file.
+        federation_version: its version.
         plans_digest: digest of our plans.
         schema_digest: digest of our tensors' names and shapes.
         max_payload_bytes: the federation's limit.
@@ -38,6 +39,7 @@ class Expectation:
     peer: str
     public_key: str
     federation: str
+    federation_version: int
     plans_digest: str
     schema_digest: str
     max_payload_bytes: int
@@ -78,8 +80,8 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     _check_size("manifest", len(data), MANIFEST_MAX_BYTES)
     _check_size("signature", len(signature), SIGNATURE_MAX_BYTES)
     found = manifest.parse(data)
-    identity.verify(expected.public_key, data, signature)
-    _check_equal("federation", "digest of the federation file", expected.federation, found.federation)
+    _check_signature(data, signature, expected)
+    _check_federation(found, expected)
     _check_equal("site", "site", expected.peer, found.site)
     if expected.site not in found.recipients:
         raise RejectedError(
@@ -116,6 +118,48 @@ def check_opened(found: Manifest, size_bytes: int) -> None:
         raise RejectedError(
             "encryption", f"weights: expected {found.weights_bytes} bytes when decrypted, found {size_bytes}"
         )
+
+
+def _check_signature(data: bytes, signature: bytes, expected: Expectation) -> None:
+    try:
+        identity.verify(expected.public_key, data, signature)
+    except RejectedError as error:
+        raise RejectedError(
+            error.rule,
+            str(error),
+            hint=f"if site {expected.peer!r} has a new key, a new federation.toml is needed everywhere "
+            f"(ours is version {expected.federation_version})",
+        ) from error
+
+
+def _check_federation(found: Manifest, expected: Expectation) -> None:
+    """Refuse an offer under another federation file, and say who has to do what."""
+    if found.federation == expected.federation:
+        return
+    ours, theirs, peer = expected.federation_version, found.federation_version, expected.peer
+    raise RejectedError(
+        "federation",
+        f"federation file: expected version {ours}, digest {expected.federation}, as site {expected.site!r} "
+        f"has it, found version {theirs}, digest {found.federation}, at site {peer!r}",
+        hint=_way_to_agree(ours, theirs, peer),
+    )
+
+
+def _way_to_agree(ours: int, theirs: int, peer: str) -> str:
+    if theirs > ours:
+        return (
+            f"site {peer!r} has a newer federation.toml: put version {theirs} in the place of ours, which is "
+            f"version {ours}; until then we train without {peer!r}"
+        )
+    if theirs < ours:
+        return (
+            f"site {peer!r} has an older federation.toml, version {theirs}: send it version {ours}; until it "
+            f"has that, we train without {peer!r}"
+        )
+    return (
+        f"two files call themselves version {ours}: compare digests with all sites (nnunet-gml federation "
+        "show) and copy the right one to everybody, to the byte"
+    )
 
 
 def _check_equal(rule: str, what: str, expected: str, found: str) -> None:

@@ -7,22 +7,19 @@ from hashlib import sha256
 from pathlib import Path
 
 from peer_sync import names
-from peer_sync.address import parse_address
+from peer_sync.address import check_address, check_name
 from peer_sync.errors import ConfigError
 from peer_sync.identity import is_public_line
-from peer_sync.tables import Table, nearest, parse_toml
+from peer_sync.tables import Table, bytes_of, nearest, toml_in
 
 DEFAULT_MAX_PAYLOAD_BYTES = 2_000_000_000
-HOST_KEY_TYPES = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "ssh-rsa",
+WHENCE = (
+    "one site makes it of all cards (nnunet-gml federation new) and sends it to the others; check the path"
 )
-FOLDER = "folder:"
-FEDERATION_KEYS = ("name", "seed", "plans_digest", "max_payload_bytes", "classes", "sites")
-MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled")
+MAX_VERSION = 1_000_000
+MAX_CONTACT_CHARACTERS = 200
+FEDERATION_KEYS = ("name", "version", "seed", "plans_digest", "max_payload_bytes", "classes", "sites")
+MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled", "contact")
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Member:
         address: ``sftp://[user@]host:port[/path]`` or ``folder:path``: where its outbox can be read.
         host_key: the pinned key of the SFTP server at that address; empty with ``folder:``.
         labelled: the classes the site contours; None means every class.
+        contact: whom to ask there, one line; may be empty.
     """
 
     name: str
@@ -42,6 +40,7 @@ class Member:
     address: str
     host_key: str = ""
     labelled: tuple[str, ...] | None = None
+    contact: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,14 @@ class Federation:
     Attributes:
         name: what the federation calls itself.
         seed: start of the schedule that draws peers.
-        plans_digest: SHA-256 of the plans all sites share, 64 hex digits.
+        plans_digest: SHA-256 of the plans all sites share, 64 hex digits; empty until they are agreed on.
         max_payload_bytes: nothing larger is fetched from anyone.
         members: all sites, in the file's order.
         digest: SHA-256 of the file's bytes, 64 hex digits; stands in every manifest.
         path: where the file is; ``folder:`` addresses start from its folder.
         classes: names of all classes, in the order in which weights travel; each site may number them as it
             likes. None means that every site numbers them alike.
+        version: grows by one with every change of the file.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Federation:
     digest: str
     path: Path
     classes: tuple[str, ...] | None = None
+    version: int = 1
 
     def member(self, name: str) -> Member:
         """The site called ``name``. Raises `ConfigError`."""
@@ -88,18 +89,23 @@ class Federation:
 def load_federation(path: Path | str) -> Federation:
     """Read and check federation.toml whole. Raises `ConfigError`."""
     path = Path(path).absolute()
-    content, data = parse_toml(path)
-    table = Table(content, path.name)
+    return parse_federation(bytes_of(path, hint=WHENCE), path)
+
+
+def parse_federation(data: bytes, path: Path) -> Federation:
+    """Check the bytes of the federation file ``path`` whole. Raises `ConfigError`."""
+    table = Table(toml_in(data, path), path.name)
     table.only(FEDERATION_KEYS)
     federation = Federation(
         name=table.need("name", str),
         seed=table.need("seed", int),
-        plans_digest=table.need("plans_digest", str),
+        plans_digest=table.get("plans_digest", str, ""),
         max_payload_bytes=table.get("max_payload_bytes", int, DEFAULT_MAX_PAYLOAD_BYTES),
         members=_members(table),
         digest=sha256(data).hexdigest(),
         path=path,
         classes=table.words("classes"),
+        version=table.get("version", int, 1),
     )
     _check_federation(federation)
     return federation
@@ -113,7 +119,8 @@ def check_same(one: Federation, other: Federation, complaint: str) -> None:
     """
     if one.digest != other.digest:
         raise ConfigError(
-            f"{complaint}: {one.path} has digest {one.digest}, {other.path} has {other.digest}",
+            f"{complaint}: {one.path} has version {one.version}, digest {one.digest}, "
+            f"{other.path} has version {other.version}, digest {other.digest}",
             hint="send one file to everybody: it must be the same bytes at every site",
         )
 
@@ -126,10 +133,11 @@ def _members(table: Table) -> tuple[Member, ...]:
             hint="write one [[sites]] table for each site",
         )
     places = [f"{table.where}, site {row.get('name', number)!r}" for number, row in enumerate(rows, 1)]
-    return tuple(_member(Table(row, place)) for row, place in zip(rows, places, strict=True))
+    return tuple(read_member(Table(row, place)) for row, place in zip(rows, places, strict=True))
 
 
-def _member(table: Table) -> Member:
+def read_member(table: Table) -> Member:
+    """Check what one [[sites]] table, or a card, says about a site. Raises `ConfigError`."""
     table.only(MEMBER_KEYS)
     member = Member(
         name=table.need("name", str),
@@ -137,12 +145,9 @@ def _member(table: Table) -> Member:
         address=table.need("address", str),
         host_key=table.get("host_key", str, ""),
         labelled=table.words("labelled"),
+        contact=table.text("contact", MAX_CONTACT_CHARACTERS),
     )
-    if not names.SITE.fullmatch(member.name):
-        raise ConfigError(
-            f"{table.where}: the name has characters that are not allowed",
-            hint="small letters, digits and hyphens only, at most 64",
-        )
+    check_name(member.name, table.where)
     if not is_public_line(member.public_key, ("ssh-ed25519",)):
         raise ConfigError(
             f"{table.where}: public_key is {member.public_key!r}, expected 'ssh-ed25519 AAAA...'",
@@ -152,40 +157,17 @@ def _member(table: Table) -> Member:
     return member
 
 
-def check_address(address: str, host_key: str, where: str) -> None:
-    """Refuse what is neither ``folder:PATH`` nor an SFTP address with a pinned key. Raises `ConfigError`."""
-    if not (address.startswith(FOLDER) and len(address) > len(FOLDER)):
-        check_sftp(address, host_key, where)
-
-
-def check_sftp(address: str, host_key: str, where: str) -> None:
-    """Refuse what is not an SFTP address with a pinned key. Raises `ConfigError`."""
-    if not _is_sftp(address):
-        raise ConfigError(
-            f"{where}: address is {address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
-            hint="for example sftp://192.0.2.7:40221",
-        )
-    if not is_public_line(host_key, HOST_KEY_TYPES):
-        raise ConfigError(
-            f"{where}: host_key is {host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
-            hint="with sftp:// the server's key is pinned here: the .pub file of its host key",
-        )
-
-
-def _is_sftp(text: str) -> bool:
-    try:
-        parse_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_federation(federation: Federation) -> None:
     where = federation.path.name
-    if not names.DIGEST.fullmatch(federation.plans_digest):
+    if federation.plans_digest and not names.DIGEST.fullmatch(federation.plans_digest):
         raise ConfigError(
             f"{where}: plans_digest is {federation.plans_digest!r}, expected 64 hex digits",
-            hint="nnunet-gml plans digest prints it",
+            hint="nnunet-gml plans digest prints it; leave it out until all agree on the plans",
+        )
+    if not 1 <= federation.version <= MAX_VERSION:
+        raise ConfigError(
+            f"{where}: version is {federation.version}, expected 1 to {MAX_VERSION}",
+            hint="it begins with 1 and grows by one with every change of the file",
         )
     if federation.max_payload_bytes < 1:
         raise ConfigError(

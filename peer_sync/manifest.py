@@ -50,6 +50,7 @@ class Manifest:
 
     protocol: str
     federation: str
+    federation_version: int
     site: str
     sequence: int
     created: str
@@ -85,11 +86,16 @@ class Manifest:
         return read_time(self.expires)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, ASCII, one line feed at the end."""
+        """In canonical JSON."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         content["dice"] = None if self.dice is None else dict(self.dice)
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-        return text.encode("ascii") + b"\n"
+        return canonical(content)
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """Canonical JSON, what is signed: sorted keys, no spaces, ASCII, one line feed at the end."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
 
 
 def write_time(moment: datetime) -> str:
@@ -200,6 +206,7 @@ def _is_dice(value: object) -> bool:
 
 RULES: dict[str, Callable[[Any], bool]] = {
     "federation": _is_digest,
+    "federation_version": lambda value: _is_number(value) and value > 0,
     "site": _is_site,
     "sequence": lambda value: _is_number(value) and 1 <= value <= names.MAX_SEQUENCE,
     "created": _is_time,

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 SITE = re.compile(r"[a-z0-9-]{1,64}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 PUBLISHED = re.compile(r"([0-9]{10})(\.json|\.json\.sig|-[0-9a-f]{64}\.safetensors(?:\.age)?)")
+KINDS = ("about", "plans", "counts", "fingerprint")
+"""Kinds of documents; `peer_sync.documents` says what they are."""
+DOCUMENT = re.compile(rf"({'|'.join(KINDS)})\.document")
 ENDINGS = {"none": "safetensors", "age": "safetensors.age"}
 PART_PREFIX = ".part-"
 MAX_SEQUENCE = 9_999_999_999
@@ -28,9 +31,24 @@ def signature_name(sequence: int) -> str:
     return f"{sequence:010d}.json.sig"
 
 
+def document_name(kind: str) -> str:
+    """Name of a signed document; ``kind`` is one of `KINDS`."""
+    return f"{kind}.document"
+
+
 def is_published(name: str) -> bool:
-    """Whether a name from anywhere is one of the three kinds above."""
+    """Whether a name from anywhere is one of the three files of an offer."""
     return PUBLISHED.fullmatch(name) is not None
+
+
+def is_document(name: str) -> bool:
+    """Whether a name from anywhere is that of a document."""
+    return DOCUMENT.fullmatch(name) is not None
+
+
+def is_served(name: str) -> bool:
+    """Whether peers may read a file of this name."""
+    return is_published(name) or is_document(name)
 
 
 def sequence_of(name: str) -> int:

@@ -121,6 +121,7 @@ class Outbox:
         return Manifest(
             protocol=PROTOCOL,
             federation=site.federation.digest,
+            federation_version=site.federation.version,
             site=site.name,
             sequence=sequence,
             created=write_time(now),

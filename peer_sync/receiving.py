@@ -189,6 +189,7 @@ class Receiver:
             peer=peer,
             public_key=federation.member(peer).public_key,
             federation=federation.digest,
+            federation_version=federation.version,
             plans_digest=plans_digest,
             schema_digest=schema_digest,
             max_payload_bytes=federation.max_payload_bytes,

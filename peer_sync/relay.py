@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from peer_sync import names
 from peer_sync.checks import MAX_SEQUENCE_JUMP
 from peer_sync.errors import ConfigError, NotFoundError, TransportError
+from peer_sync.storage import read_state, sha256_of, write_state
 from peer_sync.transport import Transport
 
 
@@ -33,14 +36,41 @@ def publish(outbox: Path, transport: Transport) -> Published:
         TransportError: the relay cannot be reached, or does not take it; later it may.
         ConfigError: the relay holds newer offers than the outbox.
     """
+    with _folder_there():
+        there = set(transport.names())
+        offers = _put_offers(outbox, set(filter(names.is_published, there)), transport)
+        documents = _put_documents(outbox, there, transport)
+    return Published(offers.files + len(documents), offers.bytes + sum(documents), offers.sequence)
+
+
+def publish_documents(outbox: Path, transport: Transport) -> None:
+    """Copy the signed documents of ``outbox`` to the relay, and no offers. Raises as `publish`."""
+    with _folder_there():
+        _put_documents(outbox, set(transport.names()), transport)
+
+
+@contextmanager
+def _folder_there() -> Iterator[None]:
     try:
-        return _publish(outbox, transport)
+        yield
     except NotFoundError as error:
         raise TransportError(str(error), hint="the folder on the relay must be there before") from error
 
 
-def _publish(outbox: Path, transport: Transport) -> Published:
-    there = {name for name in transport.names() if names.is_published(name)}
+def _put_documents(outbox: Path, there: set[str], transport: Transport) -> list[int]:
+    """Put what the relay does not have in its present form; returns the sizes."""
+    state = outbox.with_name("state") / "relayed.json"
+    held, sizes = read_state(state), []
+    for path in sorted(filter(lambda path: names.is_document(path.name), outbox.iterdir())):
+        digest = sha256_of(path)
+        if path.name not in there or held.get(path.name) != digest:
+            sizes.append(_put(path, transport))
+            held[path.name] = digest
+            write_state(state, held)
+    return sizes
+
+
+def _put_offers(outbox: Path, there: set[str], transport: Transport) -> Published:
     kept = names.whole(path.name for path in outbox.iterdir())
     _check_newest(kept, there)
     transport.remove_parts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peer_sync.federation import FOLDER
+from peer_sync.address import FOLDER
 from peer_sync.site import Jump, Site
 from peer_sync.transport import Transport
 from peer_sync.transport.folder import FolderTransport

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peer_sync import identity
+from peer_sync.address import check_address, check_sftp
 from peer_sync.errors import ConfigError
 from peer_sync.federation import (
     Federation,
     Member,
-    check_address,
     check_same,
-    check_sftp,
     load_federation,
 )
 from peer_sync.manifest import DTYPES
@@ -130,7 +129,7 @@ def load_site(path: Path | str) -> Site:
         federation=load_federation(path.parent / table.need("federation", str)),
         private_key=path.parent / table.need("private_key", str),
         folder=path.parent / table.need("folder", str),
-        listen=_listen(table),
+        listen=read_listen(table),
         host_key=path.parent / host_key if host_key else None,
         share_cases=table.get("share_cases", bool, True),
         share_dice=table.get("share_dice", bool, True),
@@ -185,7 +184,8 @@ def _check_pair(one: Site, other: Site) -> None:
         )
 
 
-def _listen(table: Table) -> tuple[str, int] | None:
+def read_listen(table: Table) -> tuple[str, int] | None:
+    """Host and port in the key ``listen``; None without it. Raises `ConfigError`."""
     text = table.get("listen", str, "")
     if not text:
         return None

@@ -23,12 +23,22 @@ KIND_NAMES = {
 
 def parse_toml(path: Path) -> tuple[dict[str, Any], bytes]:
     """Read a TOML file; returns its content and its bytes. Raises `ConfigError`."""
+    data = bytes_of(path)
+    return toml_in(data, path), data
+
+
+def bytes_of(path: Path, hint: str = "check path and rights") -> bytes:
+    """The content of a file of this site. Raises `ConfigError` with the hint."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check path and rights") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+
+
+def toml_in(data: bytes, path: Path) -> dict[str, Any]:
+    """What the bytes of the TOML file ``path`` say. Raises `ConfigError`."""
     try:
-        return tomllib.loads(data.decode("utf-8")), data
+        return tomllib.loads(data.decode("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", hint="compare it with PROTOCOL.md") from error
 
@@ -70,6 +80,17 @@ class Table:
         """The value of a key that may be left out."""
         return self._typed(key, kind) if key in self.content else default
 
+    def text(self, key: str, most_characters: int) -> str:
+        """A text that a terminal shows as it is; empty when the key is left out."""
+        value = self.get(key, str, "")
+        if len(value) > most_characters or not value.isprintable():
+            raise ConfigError(
+                f"{self.where}: {key} is {value[:most_characters]!r}, expected one line of at most "
+                f"{most_characters} printable characters",
+                hint=f"change {key} there, or leave it out",
+            )
+        return value
+
     def choice(self, key: str, known: tuple[str, ...]) -> str:
         """One of the known words; the first one when the key is left out."""
         value = self.get(key, str, known[0])
@@ -81,11 +102,12 @@ class Table:
         return value
 
     def words(self, key: str) -> tuple[str, ...] | None:
-        """A list of non-empty, different texts, or None when the key is left out."""
+        """A list of non-empty, printable, different texts, or None when the key is left out."""
         if key not in self.content:
             return None
         values = self._typed(key, list)
-        if not all(isinstance(value, str) and value for value in values) or len(set(values)) != len(values):
+        are_words = all(isinstance(value, str) and value and value.isprintable() for value in values)
+        if not are_words or len(set(values)) != len(values):
             raise ConfigError(
                 f"{self.where}: {key} is {values!r}, expected a list of different names",
                 hint=f'for example {key} = ["brainstem", "parotid"]',

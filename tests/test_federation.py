@@ -44,6 +44,23 @@ def test_a_good_file_is_read_whole(tmp_path, members):
     assert federation.member("south").labelled is None
 
 
+def test_what_a_young_federation_leaves_out_has_a_default(tmp_path, members):
+    """The first version, plans not agreed on, nobody to ask."""
+    federation = load(tmp_path, federation_text(members, plans_digest=None))
+
+    assert (federation.version, federation.plans_digest) == (1, "")
+    assert federation.member("north").contact == ""
+
+
+def test_version_and_contact_are_read(tmp_path, members):
+    """Who has the newer file, and whom to ask."""
+    asked = members[1] + '\ncontact = "Physics, +49 30 1234"'
+    federation = load(tmp_path, federation_text([members[0], asked], version=4))
+
+    assert federation.version == 4
+    assert federation.member("north").contact == "Physics, +49 30 1234"
+
+
 def test_classes_are_read_in_the_files_order(tmp_path, members):
     """Weights travel in it; left out, every site numbers its labels alike."""
     named = load(tmp_path, federation_text(members, classes='["parotid", "brainstem"]'))
@@ -58,6 +75,14 @@ def test_a_labelled_class_that_is_not_among_classes_is_refused(tmp_path, members
 
     assert "site 'north': labelled names 'brainstem'" in str(error)
     assert "nearest class is 'brain-stem'" in str(error)
+
+
+def test_a_missing_file_is_said_to_come_from_the_founder(tmp_path):
+    """The first thing that a new site lacks."""
+    with pytest.raises(ConfigError, match="cannot read") as caught:
+        load_federation(tmp_path / "federation.toml")
+
+    assert "nnunet-gml federation new" in caught.value.hint
 
 
 def test_digest_is_the_sha256_of_the_bytes(tmp_path, members):
@@ -92,11 +117,15 @@ def test_an_unknown_site_is_named_with_the_known_ones(tmp_path, members):
         ({"seed": '"7"'}, "seed is '7', expected a whole number"),
         ({"seed": "true"}, "seed is True, expected a whole number"),
         ({"plans_digest": '"abc"'}, "expected 64 hex digits"),
+        ({"version": 0}, "version is 0, expected 1 to"),
+        ({"version": 10**7}, "version is 10000000, expected 1 to"),
+        ({"version": '"2"'}, "version is '2', expected a whole number"),
         ({"max_payload_bytes": 0}, "max_payload_bytes is 0"),
         ({"classes": "[]"}, "classes is an empty list"),
         ({"classes": '"brainstem"'}, "classes is 'brainstem', expected a list"),
         ({"classes": '["a", "a"]'}, "classes is ['a', 'a'], expected a list of different names"),
         ({"classes": '["a", ""]'}, "expected a list of different names"),
+        ({"classes": r'["a\u001b[2J"]'}, "expected a list of different names"),
         ({"class": '["a"]'}, "nearest known key is 'classes'"),
     ],
 )
@@ -112,6 +141,9 @@ def test_a_wrong_setting_is_named(tmp_path, members, changes, found):
         ('name = "north"', 'name = "south"', "2 sites have the same name 'south'"),
         ("labelled", "labeled", "nearest known key is 'labelled'"),
         ('["brainstem"]', '["brainstem", "brainstem"]', "list of different names"),
+        ("labelled", r'contact = "a\nb" #', "contact is 'a\\nb', expected one line of at most 200"),
+        ("labelled", f'contact = "{"a" * 201}" #', "expected one line of at most 200"),
+        ("folder:mail/outbox", r"folder:mail\u001b[2J", "expected sftp://"),
         ("folder:mail/outbox", "ftp://192.0.2.7", "expected sftp://"),
         ("sftp://192.0.2.7:40221", "sftp://u:secret@192.0.2.7:22", "expected sftp://"),
         ("sftp://192.0.2.7:40221", "sftp://192.0.2.7:99999", "expected sftp://"),

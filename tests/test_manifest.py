@@ -16,6 +16,7 @@ from peer_sync.names import newest_whole, payload_name, sequence_of
 GOOD = Manifest(
     protocol=PROTOCOL,
     federation="c" * 64,
+    federation_version=3,
     site="south",
     sequence=7,
     created="2026-11-21T10:00:00Z",
@@ -67,6 +68,9 @@ def test_the_trainers_facts_come_out_as_they_went_in():
     [
         {"site": "../north"},
         {"site": "North"},
+        {"federation_version": 0},
+        {"federation_version": "3"},
+        {"federation_version": ...},
         {"sequence": 0},
         {"sequence": "7"},
         {"sequence": True},

@@ -49,10 +49,10 @@ def show(console: Console, site: Site, findings: Sequence[Finding]) -> None:
     for (peer, direction), group in groupby(findings, lambda finding: (finding.peer, finding.direction)):
         console.print()
         console.print(Text(_title(site, peer, direction), "bold"))
-        console.print(_table(list(group)))
-    _print_advice(console, [finding for finding in findings if finding.advice])
+        console.print(table(list(group)))
+    print_advice(console, [finding for finding in findings if finding.advice])
     console.print()
-    console.print(_summary(findings))
+    console.print(summary(findings))
 
 
 def _title(site: Site, peer: str, direction: str) -> str:
@@ -66,7 +66,8 @@ def _title(site: Site, peer: str, direction: str) -> str:
     return f"us to {peer}, {site.federation.member(peer).address}{way}"
 
 
-def _table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> Table:
+    """A row for each check; those that were skipped for one reason share a row."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=max(len(mark) for mark, _ in MARKS.values()), no_wrap=True)
     table.add_column(width=CHECK_WIDTH, overflow="fold")
@@ -91,7 +92,8 @@ def _mark(finding: Finding) -> Text:
     return Text(*MARKS[finding.verdict])
 
 
-def _print_advice(console: Console, findings: Sequence[Finding]) -> None:
+def print_advice(console: Console, findings: Sequence[Finding]) -> None:
+    """Print what to do, the failures first."""
     for finding in sorted(findings, key=lambda finding: finding.verdict != FAILED):
         mark, style = MARKS[finding.verdict]
         console.print()
@@ -99,7 +101,8 @@ def _print_advice(console: Console, findings: Sequence[Finding]) -> None:
         console.print(Text(finding.advice))
 
 
-def _summary(findings: Sequence[Finding]) -> Text:
+def summary(findings: Sequence[Finding]) -> Text:
+    """How many of each verdict, in the colour of the worst."""
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in MARKS}
     worst = FAILED if counts[FAILED] else WARNING if counts[WARNING] else OK
     told = ", ".join(f"{count} {MARKS[verdict][0]}" for verdict, count in counts.items() if count)

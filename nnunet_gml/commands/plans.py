@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from peer_sync.errors import ConfigError
+from nnunet_gml.commands import plans_pool, plans_sharing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands of ``nnunet-gml plans``."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    digest = commands.add_parser("digest", help="print the plans digest that federation.toml needs")
-    digest.add_argument("preprocessed", type=Path, help="folder nnUNet_preprocessed/DATASET")
-    digest.add_argument("configuration", help="such as 3d_fullres")
-    digest.add_argument(
-        "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
-    )
-    digest.add_argument(
+    for name, add, text in (
+        ("digest", _add_digest, "print the plans digest that federation.toml needs"),
+        ("pool", plans_pool.add_arguments, "plan together, from summaries of all sites' images"),
+        ("offer", plans_sharing.add_offer, "publish this site's plans, for others to adopt"),
+        ("adopt", plans_sharing.add_adopt, "take another site's plans, and preprocess with them"),
+        ("compare", plans_sharing.add_compare, "show in what the plans that others have published differ"),
+    ):
+        add(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+
+
+def _add_digest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preprocessed", type=Path, help="folder nnUNet_preprocessed/DATASET")
+    parser.add_argument("configuration", help="such as 3d_fullres")
+    plans_sharing.add_plans_name(parser)
+    parser.add_argument(
         "--by-name", action="store_true", help="for a federation.toml with classes: label numbers may differ"
     )
-    digest.set_defaults(run=_digest)
+    parser.set_defaults(run=_digest)
 
 
 def _digest(args: argparse.Namespace) -> int:
+    from nnunet_gml.json_files import read_json
     from nnunet_gml.plans import plans_digest
 
-    plans, dataset = (_read_json(args.preprocessed / name) for name in (f"{args.plans}.json", "dataset.json"))
+    plans, dataset = (
+        read_json(args.preprocessed / name, "plan with nnU-Net first")
+        for name in (f"{args.plans}.json", "dataset.json")
+    )
     print(plans_digest(plans, dataset, args.configuration, args.by_name))
     return 0
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "plan with nnU-Net first") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", "write it again with nnU-Net") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}, but expected a JSON object")
-    return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peer_sync.federation import FOLDER
+from peer_sync.address import FOLDER
 from peer_sync.routes import jump_to, way_to, way_to_relay
 from peer_sync.site import Jump, Site
 from peer_sync.transport import Transport

@@ -57,6 +57,7 @@ def _judged(site: Site, owner: str, data: bytes, signature: bytes, sequence: int
         peer=owner,
         public_key=site.federation.member(owner).public_key,
         federation=site.federation.digest,
+        federation_version=site.federation.version,
         plans_digest=found.plans_digest,
         schema_digest=found.schema_digest,
         max_payload_bytes=site.federation.max_payload_bytes,

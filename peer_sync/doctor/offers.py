@@ -120,6 +120,8 @@ class Offer:
 
     def _plans(self, found: Manifest) -> Result:
         expected = self.site.federation.plans_digest
+        if not expected:
+            return Result(UNKNOWN, f"digest {found.plans_digest[:12]}..., federation.toml has none yet")
         if found.plans_digest == expected:
             return Result(OK, f"digest {expected[:12]}..., as in federation.toml")
         return Result(

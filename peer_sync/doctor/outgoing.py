@@ -6,13 +6,12 @@ import re
 from dataclasses import replace
 
 from peer_sync import identity, names
-from peer_sync.address import Address, parse_address
+from peer_sync.address import HOST_KEY_TYPES, Address, parse_address
 from peer_sync.doctor import reach, sentences
 from peer_sync.doctor.doors import Door
 from peer_sync.doctor.findings import FAILED, OK, UNKNOWN, WARNING, Check, Result, within
 from peer_sync.doctor.sentences import Attempt
 from peer_sync.errors import ConfigError, LoginError, NotFoundError, PeerSyncError, RejectedError
-from peer_sync.federation import HOST_KEY_TYPES
 from peer_sync.identity import fingerprint
 
 SESSION_SECONDS = 18.0

@@ -39,7 +39,7 @@ class ServedFolder:
         """The published files, sorted by name."""
         found = []
         with self._directory() as directory:
-            for name in sorted(filter(names.is_published, os.listdir(directory))):  # noqa: PTH208
+            for name in sorted(filter(names.is_served, os.listdir(directory))):  # noqa: PTH208
                 with suppress(FileNotFoundError):
                     found.append(_facts_at(name, directory))
         return found
@@ -73,7 +73,7 @@ class ServedFolder:
     @staticmethod
     def _name(path: str) -> str:
         name = path.removeprefix("/")
-        if not names.is_published(name):
+        if not names.is_served(name):
             raise FileNotFoundError(path)
         return name
 
