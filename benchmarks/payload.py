@@ -22,7 +22,7 @@ from torch import nn
 from trained import Trained, parameters, read_run, untrained
 
 from nnunet_gml import weights
-from nnunet_gml.plans import class_names
+from nnunet_gml.planning.plans import class_names
 from nnunet_gml.simulation.arms import class_name
 from nnunet_gml.simulation.scores import STOCK
 from nnunet_gml.simulation.workspace import Recipe, SiteSpace, description

@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnunet_gml import __version__, demo, simulate
+from nnunet_gml import __version__
 from nnunet_gml.commands import (
     check,
+    demo,
     doctor,
     explain,
     export,
@@ -17,6 +18,7 @@ from nnunet_gml.commands import (
     plans,
     provenance,
     serve,
+    simulate,
     status,
     sync,
     trainers,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nnunet_gml import channels, gate, weights
 from nnunet_gml.partial_labels import MarginalBackground
-from nnunet_gml.plan_documents import agree
-from nnunet_gml.plans import class_names, labelled_by
+from nnunet_gml.planning.plan_documents import agree
+from nnunet_gml.planning.plans import class_names, labelled_by
 from peer_sync.errors import ConfigError
 from peer_sync.site import SITE_VARIABLE, Site, site_from_environment
 

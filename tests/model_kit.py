@@ -9,7 +9,7 @@ import torch
 from nnunet_kit import CONFIGURATION, build_trainer, plans_of, use_folders
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_gml.planned import Planned
+from nnunet_gml.planning.planned import Planned
 
 CASES = ("north_000", "north_003")
 HOST = "workstation-7"
@@ -59,6 +59,6 @@ def write_json(path: Path, content: object) -> None:
 
 
 def plan_of(data: Path, configuration: str = CONFIGURATION) -> Planned:
-    """The phantom's plans as `nnunet_gml.planned.planned` finds them."""
+    """The phantom's plans as `nnunet_gml.planning.planned.planned` finds them."""
     (folder,) = (data / "nnUNet_preprocessed").glob("Dataset*")
     return Planned(folder.name, folder, "nnUNetPlans", *plans_of(data), configuration)

@@ -24,7 +24,7 @@ from nnunet_gml import weights
 from nnunet_gml.gate import randomness_of
 from nnunet_gml.learning import GossipTrainer
 from nnunet_gml.phantom import ORGANS, write_dataset
-from nnunet_gml.plans import plans_digest
+from nnunet_gml.planning.plans import plans_digest
 from nnunet_gml.simulation.shared_plans import small_configuration
 from nnunet_gml.simulation.workspace import Recipe
 from peer_sync.mailbox import Mailbox

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunet_gml.fingerprint import summarise
 from nnunet_gml.installed import command
-from nnunet_gml.pooling import Summary, read_summary
+from nnunet_gml.planning.fingerprint import summarise
+from nnunet_gml.planning.pooling import Summary, read_summary
 from peer_sync.documents import Document
 
 MERGED = "Dataset600_merged"

@@ -14,7 +14,7 @@ from nnunet_kit import CONFIGURATION, sites_for, use_folders
 
 from nnunet_gml.cli import main
 from nnunet_gml.installed import trainers_folder
-from nnunet_gml.plan_documents import all_peers_plans, publish_plans
+from nnunet_gml.planning.plan_documents import all_peers_plans, publish_plans
 from nnunet_gml.preflight import agreement, files, machine
 from nnunet_gml.preflight.memory import Need
 from nnunet_gml.preflight.pace import check_pace

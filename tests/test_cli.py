@@ -10,7 +10,7 @@ from courier_kit import build_sites
 from nnunet_kit import CONFIGURATION, plans_of
 
 from nnunet_gml.cli import main
-from nnunet_gml.plans import plans_digest
+from nnunet_gml.planning.plans import plans_digest
 
 
 def test_trainers_prints_a_folder_that_nnunet_can_use(capsys):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from nnunet_kit import CONFIGURATION, plans_of, use_folders
 
-from nnunet_gml import adopting, cli
-from nnunet_gml.foreign_plans import check_plans
-from nnunet_gml.plans import plans_digest
+from nnunet_gml import cli
+from nnunet_gml.planning import adopting
+from nnunet_gml.planning.foreign_plans import check_plans
+from nnunet_gml.planning.plans import plans_digest
 from peer_sync.errors import ConfigError
 
 DATASET = "Dataset901_north"

@@ -1,6 +1,6 @@
 """The demo's own part: its data, and the files it names at the end."""
 
-from nnunet_gml import demo
+from nnunet_gml.commands import demo
 from nnunet_gml.phantom import STYLES
 
 

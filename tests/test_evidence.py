@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_gml import simulate, stats
+from nnunet_gml import stats
+from nnunet_gml.commands import simulate
 from nnunet_gml.simulation.recipe import parse_arm
 from nnunet_gml.simulation.scores import Score, write_scores
 from peer_sync.errors import ConfigError

@@ -20,8 +20,8 @@ from nnunet_kit import CONFIGURATION, folders
 from test_nnunet_command import TRAINER, Command
 
 from nnunet_gml.cli import main
+from nnunet_gml.handover.sharing import export
 from nnunet_gml.installed import command
-from nnunet_gml.sharing import export
 from peer_sync.errors import ConfigError
 from peer_sync.federation import load_federation
 

@@ -7,8 +7,8 @@ import copy
 import pytest
 from nnunet_kit import MANY, plans_of
 
-from nnunet_gml.foreign_plans import PlansError, check_dataset, check_plans
-from nnunet_gml.plan_documents import shown_dataset
+from nnunet_gml.planning.foreign_plans import PlansError, check_dataset, check_plans
+from nnunet_gml.planning.plan_documents import shown_dataset
 
 
 @pytest.fixture

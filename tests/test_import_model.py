@@ -14,8 +14,8 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_gml.cli import main
-from nnunet_gml.sharing import export
-from nnunet_gml.starting_point import write_starting_point
+from nnunet_gml.handover.sharing import export
+from nnunet_gml.handover.starting_point import write_starting_point
 from peer_sync.errors import ConfigError
 
 LAYOUT = f"Dataset901_north/nnUNetTrainer__nnUNetPlans__{CONFIGURATION}/fold_0/checkpoint_final.pth"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnunet_gml.labels import compare, compare_names
-from nnunet_gml.spelling import likely_pairs, likeness
+from nnunet_gml.planning.labels import compare, compare_names
+from nnunet_gml.planning.spelling import likely_pairs, likeness
 
 
 def dataset(labels: dict, channels=("CT",), order=None) -> dict:

@@ -11,7 +11,7 @@ from trainer_kit import a_little_further, log_of, rounds
 from nnunet_gml import weights
 from nnunet_gml.partial_labels import MarginalBackground
 from nnunet_gml.phantom import ORGANS
-from nnunet_gml.plans import plans_digest
+from nnunet_gml.planning.plans import plans_digest
 from peer_sync.manifest import parse
 
 pytestmark = pytest.mark.filterwarnings(

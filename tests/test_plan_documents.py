@@ -14,7 +14,7 @@ from torch import nn
 
 from nnunet_gml.exchange import Comparisons, Exchange
 from nnunet_gml.learning import GossipTrainer
-from nnunet_gml.plan_documents import (
+from nnunet_gml.planning.plan_documents import (
     PeerPlans,
     agree,
     all_peers_plans,
@@ -22,8 +22,8 @@ from nnunet_gml.plan_documents import (
     peer_plans,
     publish_plans,
 )
-from nnunet_gml.planned import Planned
-from nnunet_gml.plans import OtherPlansError, contract_of, plans_digest
+from nnunet_gml.planning.planned import Planned
+from nnunet_gml.planning.plans import OtherPlansError, contract_of, plans_digest
 from peer_sync import documents
 from peer_sync.errors import ConfigError, NotFoundError, RejectedError
 from peer_sync.mailbox import Mailbox
@@ -33,7 +33,7 @@ from peer_sync.site import load_site
 
 @pytest.fixture
 def ours(phantom_data) -> Planned:
-    """The phantom's plans, as `nnunet_gml.planned` finds them."""
+    """The phantom's plans, as `nnunet_gml.planning.planned` finds them."""
     plans, dataset = copy.deepcopy(plans_of(phantom_data()))
     return Planned("Dataset901_north", Path(), "nnUNetPlans", plans, dataset, CONFIGURATION)
 

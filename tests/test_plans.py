@@ -5,7 +5,7 @@ import copy
 import pytest
 from nnunet_kit import CONFIGURATION, plans_of
 
-from nnunet_gml.plans import check_agreement, class_names, plans_digest
+from nnunet_gml.planning.plans import check_agreement, class_names, plans_digest
 from peer_sync.errors import ConfigError
 from peer_sync.site import load_site
 

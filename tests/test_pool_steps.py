@@ -14,8 +14,8 @@ from courier_kit import build_sites
 from nnunet_kit import folders, plans_of, use_folders
 from plans_kit import describe, gml, write_raw
 
-from nnunet_gml import fingerprint, pool_steps
-from nnunet_gml.pool_steps import Pool, Wishes
+from nnunet_gml.planning import fingerprint, pool_steps
+from nnunet_gml.planning.pool_steps import Pool, Wishes
 from peer_sync.errors import ConfigError, RejectedError
 from peer_sync.site import load_site
 

@@ -21,11 +21,11 @@ from plans_kit import (
     write_raw,
 )
 
-from nnunet_gml import fingerprint
-from nnunet_gml.fingerprint import summarise
-from nnunet_gml.histograms import BINS_PER_OCTAVE, bin_edges, bin_numbers, merged_bins, percentile
 from nnunet_gml.phantom import write_dataset
-from nnunet_gml.pooling import Histogram, Summary, pool, read_summary, stand_ins
+from nnunet_gml.planning import fingerprint
+from nnunet_gml.planning.fingerprint import summarise
+from nnunet_gml.planning.histograms import BINS_PER_OCTAVE, bin_edges, bin_numbers, merged_bins, percentile
+from nnunet_gml.planning.pooling import Histogram, Summary, pool, read_summary, stand_ins
 from peer_sync.documents import Document
 from peer_sync.errors import ConfigError, RejectedError
 

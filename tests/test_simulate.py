@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_gml import simulate
+from nnunet_gml.commands import simulate
 from nnunet_gml.simulation import arms, commands
 from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
 from nnunet_gml.simulation.recipe import Arm, Recipe, claim

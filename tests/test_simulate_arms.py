@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nnunet_gml import simulate
+from nnunet_gml.commands import simulate
 from nnunet_gml.simulation import arms, commands
 from nnunet_gml.simulation.recipe import DEFAULTS, Arm, Recipe, claim, parse_arm
 from nnunet_gml.simulation.workspace import SiteSpace

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nnunet_gml import __version__
-from nnunet_gml.simulate import simulate
+from nnunet_gml.commands.simulate import simulate
 from nnunet_gml.simulation import record
 from nnunet_gml.simulation.commands import fold_folder
 from nnunet_gml.simulation.meetings import rounds_of
@@ -181,7 +181,7 @@ def test_the_machine_has_a_name_and_cores():
 
 def test_the_command_line_imports_no_torch():
     """Help and errors must come at once: torch takes seconds."""
-    code = "import sys, nnunet_gml.simulate; print({'torch', 'nnunetv2'} & set(sys.modules))"
+    code = "import sys, nnunet_gml.commands.simulate; print({'torch', 'nnunetv2'} & set(sys.modules))"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
+from nnunet_gml.commands.simulate import simulate
 from nnunet_gml.phantom import write_dataset
-from nnunet_gml.simulate import simulate
 from nnunet_gml.simulation.recipe import Recipe
 
 

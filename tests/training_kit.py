@@ -13,7 +13,7 @@ from pathlib import Path
 from nnunet_kit import CONFIGURATION, plans_of
 
 from nnunet_gml.installed import command, trainers_folder
-from nnunet_gml.plans import plans_digest
+from nnunet_gml.planning.plans import plans_digest
 from peer_sync.site import SITE_VARIABLE
 
 EPOCHS = 16

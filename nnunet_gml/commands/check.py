@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, print, and judge."""
     from rich.console import Console
 
-    from nnunet_gml.planned import planned
+    from nnunet_gml.planning.planned import planned
     from nnunet_gml.preflight.run import Training, as_json, sections, verdict
 
     plan = planned(args.dataset, args.configuration, args.plans)

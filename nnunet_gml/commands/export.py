@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the zip, and show its card."""
-    from nnunet_gml.sharing import export
+    from nnunet_gml.handover.sharing import export
 
     site = named_site_if_any(args.site)
     with_dice = not args.no_dice and (site is None or site.share_dice)

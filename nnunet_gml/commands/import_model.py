@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, write, and say how to use it."""
-    from nnunet_gml.planned import planned
-    from nnunet_gml.starting_point import write_starting_point
+    from nnunet_gml.handover.starting_point import write_starting_point
+    from nnunet_gml.planning.planned import planned
 
     dataset, configuration = args.planned
     plan = planned(dataset, configuration, args.plans)

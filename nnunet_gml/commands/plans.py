@@ -33,7 +33,7 @@ def _add_digest(parser: argparse.ArgumentParser) -> None:
 
 def _digest(args: argparse.Namespace) -> int:
     from nnunet_gml.json_files import read_json
-    from nnunet_gml.plans import plans_digest
+    from nnunet_gml.planning.plans import plans_digest
 
     plans, dataset = (
         read_json(args.preprocessed / name, "plan with nnU-Net first")

@@ -13,7 +13,7 @@ from nnunet_gml.commands.plans_sharing import add_plans_name, add_site_and_datas
 from peer_sync.ages import parse_age
 
 if TYPE_CHECKING:
-    from nnunet_gml.pool_steps import Pool
+    from nnunet_gml.planning.pool_steps import Pool
 
 LOOK_SECONDS = 10.0
 LINGER_SECONDS = 30.0
@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Advance; with ``--wait`` until all agree or the time is over."""
-    from nnunet_gml.pool_steps import Pool, Wishes
-    from nnunet_gml.pooling import FEWEST_CASES
+    from nnunet_gml.planning.pool_steps import Pool, Wishes
+    from nnunet_gml.planning.pooling import FEWEST_CASES
     from peer_sync import documents
     from peer_sync.errors import ConfigError
     from peer_sync.site import load_site

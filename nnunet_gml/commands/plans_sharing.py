@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nnunet_gml.planned import Planned
-    from nnunet_gml.plans import FieldDifference
+    from nnunet_gml.planning.planned import Planned
+    from nnunet_gml.planning.plans import FieldDifference
     from peer_sync.site import Site
 
 
@@ -52,8 +52,8 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _offer(args: argparse.Namespace) -> int:
-    from nnunet_gml.plan_documents import publish_plans
-    from nnunet_gml.planned import planned
+    from nnunet_gml.planning.plan_documents import publish_plans
+    from nnunet_gml.planning.planned import planned
     from peer_sync.site import load_site
 
     site = load_site(args.site)
@@ -66,8 +66,8 @@ def _offer(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    from nnunet_gml.adopting import adopt, plans_from_file, preprocess
-    from nnunet_gml.plan_documents import peer_plans
+    from nnunet_gml.planning.adopting import adopt, plans_from_file, preprocess
+    from nnunet_gml.planning.plan_documents import peer_plans
     from peer_sync.errors import ConfigError
     from peer_sync.site import load_site
 
@@ -91,9 +91,9 @@ def _adopt(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from nnunet_gml.plan_documents import PeerPlans, all_peers_plans
-    from nnunet_gml.planned import planned
-    from nnunet_gml.plans import contract_differences
+    from nnunet_gml.planning.plan_documents import PeerPlans, all_peers_plans
+    from nnunet_gml.planning.planned import planned
+    from nnunet_gml.planning.plans import contract_differences
     from peer_sync.site import load_site
 
     site = load_site(args.site)
@@ -112,8 +112,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _contract(site: Site, found: Planned) -> dict[str, object]:
-    from nnunet_gml.plan_documents import by_name
-    from nnunet_gml.plans import contract_of
+    from nnunet_gml.planning.plan_documents import by_name
+    from nnunet_gml.planning.plans import contract_of
 
     return contract_of(found.plans, found.dataset_json, found.configuration, by_name(site))
 
@@ -122,7 +122,7 @@ def _contract_before(
     site: Site, dataset: str, plans_name: str, configuration: str
 ) -> dict[str, object] | None:
     """What was planned here before; None where nothing was."""
-    from nnunet_gml.planned import planned
+    from nnunet_gml.planning.planned import planned
     from peer_sync.errors import ConfigError
 
     try:
@@ -132,7 +132,7 @@ def _contract_before(
 
 
 def _tell_changes(site: Site, before: dict[str, object] | None, found: Planned) -> None:
-    from nnunet_gml.plans import contract_differences
+    from nnunet_gml.planning.plans import contract_differences
     from peer_sync.errors import quoted
 
     print(f"{found.folder / found.plans_name}.json: in place")
@@ -146,7 +146,7 @@ def _tell_changes(site: Site, before: dict[str, object] | None, found: Planned) 
 
 def _tell_rest(site: Site, found: Planned, theirs: dict[str, object], peer: str) -> None:
     """Plans cannot change dataset.json: what differs there is for a person."""
-    from nnunet_gml.plans import contract_differences
+    from nnunet_gml.planning.plans import contract_differences
 
     differences = contract_differences(_contract(site, found), theirs)
     if differences:
@@ -155,7 +155,7 @@ def _tell_rest(site: Site, found: Planned, theirs: dict[str, object], peer: str)
 
 
 def _tell_digest(site: Site, found: Planned) -> None:
-    from nnunet_gml.plan_documents import digest_of
+    from nnunet_gml.planning.plan_documents import digest_of
 
     digest, agreed = digest_of(site, found), site.federation.plans_digest
     if agreed and agreed != digest:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from nnunet_gml.asking import ask_all, publish_once
-from nnunet_gml.labels import Difference, compare
-from nnunet_gml.plan_documents import PeerPlans, by_name, digest_of, told
-from nnunet_gml.planned import Planned
-from nnunet_gml.plans import class_names, contract_differences, contract_of
-from nnunet_gml.spelling import likely_pairs
+from nnunet_gml.planning.asking import ask_all, publish_once
+from nnunet_gml.planning.labels import Difference, compare
+from nnunet_gml.planning.plan_documents import PeerPlans, by_name, digest_of, told
+from nnunet_gml.planning.planned import Planned
+from nnunet_gml.planning.plans import class_names, contract_differences, contract_of
+from nnunet_gml.planning.spelling import likely_pairs
 from nnunet_gml.versions import installed_versions
 from peer_sync.doctor.findings import FAILED, OK, UNKNOWN, WARNING, Result
 from peer_sync.documents import Document

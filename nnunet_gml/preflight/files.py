@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_gml.json_files import read_json
-from nnunet_gml.planned import Planned, folder_of
+from nnunet_gml.planning.planned import Planned, folder_of
 from peer_sync.doctor.findings import FAILED, OK, WARNING, Result
 from peer_sync.errors import ConfigError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nnunet_gml.planned import Planned, folder_of
-from nnunet_gml.planned_network import planned_network
+from nnunet_gml.planning.planned import Planned, folder_of
+from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.preflight.memory import Need
 from peer_sync.doctor.findings import FAILED, OK, UNKNOWN, WARNING, Result
 from peer_sync.errors import ConfigError

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_gml.mutual import GRADIENT_NORM
-from nnunet_gml.planned import Planned
-from nnunet_gml.planned_network import planned_network
+from nnunet_gml.planning.planned import Planned
+from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.preflight.meter import peak_bytes
 
 CUDA_BYTES = 1 << 30

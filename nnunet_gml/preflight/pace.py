@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from nnunet_gml.planned import Planned
+from nnunet_gml.planning.planned import Planned
 from peer_sync.doctor.findings import OK, WARNING, Result
 from peer_sync.site import SITE_VARIABLE
 

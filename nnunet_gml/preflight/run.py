@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from nnunet_gml.plan_documents import all_peers_plans
-from nnunet_gml.planned import Planned
+from nnunet_gml.planning.plan_documents import all_peers_plans
+from nnunet_gml.planning.planned import Planned
 from nnunet_gml.preflight import agreement, files, machine
 from nnunet_gml.preflight.memory import estimate
 from nnunet_gml.preflight.pace import check_pace

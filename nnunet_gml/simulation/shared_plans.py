@@ -28,7 +28,7 @@ def share_plans(sites: Sequence[SiteSpace], recipe: Recipe) -> str:
     Raises:
         ConfigError: the plans lack the configuration, or cannot be made as small as asked for.
     """
-    from nnunet_gml.plans import plans_digest
+    from nnunet_gml.planning.plans import plans_digest
 
     plans = json.loads((sites[0].preprocessed / f"{PLANS}.json").read_text())
     if recipe.configuration not in plans["configurations"]:

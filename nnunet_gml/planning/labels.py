@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_gml.plans import class_names
-from nnunet_gml.spelling import likely_pairs
+from nnunet_gml.planning.plans import class_names
+from nnunet_gml.planning.spelling import likely_pairs
 from peer_sync.errors import quoted
 
 
@@ -43,7 +43,7 @@ def compare(
 
     Args:
         own: our dataset.json: ``labels``, ``channel_names`` (or ``modality``), ``regions_class_order``.
-        theirs: the same of another site, checked by `nnunet_gml.foreign_plans.check_dataset`.
+        theirs: the same of another site, checked by `nnunet_gml.planning.foreign_plans.check_dataset`.
         own_site: how to name us in a sentence.
         their_site: how to name them.
         by_name: the federation lists its classes by name, so numbers and the ignore label may differ.

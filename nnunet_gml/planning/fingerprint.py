@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_gml.histograms import bin_numbers, merged_bins
 from nnunet_gml.json_files import read_json
+from nnunet_gml.planning.histograms import bin_numbers, merged_bins
 from peer_sync.errors import ConfigError
 
 ALL_SAMPLES = 10e7
@@ -32,7 +32,8 @@ class Channel:
         sum_of_squares: of all.
         min: smallest; 0 where there are none.
         max: largest; 0 where there are none.
-        bins: numbers of the bins that are not empty, see `nnunet_gml.histograms`, and how many are in each.
+        bins: numbers of the bins that are not empty, see `nnunet_gml.planning.histograms`, and how many
+            are in each.
     """
 
     n: int

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_gml.asking import ask_all
-from nnunet_gml.foreign_plans import PlansError, check_dataset, check_plans
-from nnunet_gml.planned import Planned
-from nnunet_gml.plans import (
+from nnunet_gml.planning.asking import ask_all
+from nnunet_gml.planning.foreign_plans import PlansError, check_dataset, check_plans
+from nnunet_gml.planning.planned import Planned
+from nnunet_gml.planning.plans import (
     FieldDifference,
     OtherPlansError,
     check_agreement,
@@ -39,7 +39,7 @@ class PeerPlans:
         configuration: the one that is meant; the plans have it.
         plans: nnU-Net's plans, without a dataset's name.
         dataset: ``labels``, ``channel_names`` and ``regions_class_order`` of its dataset.json.
-        contract: what has to agree, see `nnunet_gml.plans.contract_of`.
+        contract: what has to agree, see `nnunet_gml.planning.plans.contract_of`.
         digest: the plans digest, as the site computed it.
         pool: SHA-256 of the pooled fingerprint that the plans were made from; else empty.
     """
@@ -162,7 +162,7 @@ def difference_from(site: Site, contract: Mapping[str, Any], peer: str) -> str:
 
 
 def agree(site: Site, plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> str:
-    """As `nnunet_gml.plans.check_agreement`; an error names the fields that differ from a peer's.
+    """As `nnunet_gml.planning.plans.check_agreement`; an error names the fields that differ from a peer's.
 
     That peer is one that has published plans with the agreed digest. Raises as that.
     """

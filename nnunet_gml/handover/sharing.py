@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from nnunet_gml.checkpoints import FINAL, WEIGHTS, read_checkpoint
 from nnunet_gml.explanation import read_rounds
+from nnunet_gml.handover.checkpoints import FINAL, WEIGHTS, read_checkpoint
+from nnunet_gml.handover.model_card import FoldCard, ModelCard
 from nnunet_gml.json_files import read_json
-from nnunet_gml.model_card import FoldCard, ModelCard
-from nnunet_gml.plans import class_names, plans_digest
+from nnunet_gml.planning.plans import class_names, plans_digest
 from nnunet_gml.versions import installed_versions
 from peer_sync.errors import ConfigError
 from peer_sync.site import Site

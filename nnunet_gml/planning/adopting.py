@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_gml.foreign_plans import PlansError, check_plans
 from nnunet_gml.json_files import read_json
-from nnunet_gml.planned import Planned, dataset_name, folder_of, planned
-from nnunet_gml.stock import dataset_id, run_stock
+from nnunet_gml.planning.foreign_plans import PlansError, check_plans
+from nnunet_gml.planning.planned import Planned, dataset_name, folder_of, planned
+from nnunet_gml.planning.stock import dataset_id, run_stock
 from peer_sync.errors import ConfigError
 from peer_sync.storage import write_durably
 
@@ -41,7 +41,7 @@ def adopt(dataset: str, plans: Mapping[str, Any], configuration: str) -> Planned
 
     Args:
         dataset: nnU-Net's name or number of our dataset.
-        plans: of another site, after `nnunet_gml.foreign_plans.check_plans`.
+        plans: of another site, after `nnunet_gml.planning.foreign_plans.check_plans`.
         configuration: the one that is meant.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_gml.simulate import DEFAULT_SEED, add_run_arguments, simulate
+from nnunet_gml.commands.simulate import DEFAULT_SEED, add_run_arguments, simulate
 from nnunet_gml.simulation.recipe import STOCK, Recipe
 
 SITES = ("north", "east", "south")

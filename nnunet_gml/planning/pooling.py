@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_gml.fingerprint import Channel, samples_per_case, together
-from nnunet_gml.histograms import MOST_BIN, Counts, Floats, bin_edges, bin_numbers, percentile
+from nnunet_gml.planning.fingerprint import Channel, samples_per_case, together
+from nnunet_gml.planning.histograms import MOST_BIN, Counts, Floats, bin_edges, bin_numbers, percentile
 from peer_sync.documents import Document
 from peer_sync.errors import RejectedError, quoted
 

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_gml.asking import ask_all, come_and_missing, own_document, publish_once
-from nnunet_gml.fingerprint import count_cases, summarise
 from nnunet_gml.json_files import read_json
-from nnunet_gml.plan_documents import (
+from nnunet_gml.planning.asking import ask_all, come_and_missing, own_document, publish_once
+from nnunet_gml.planning.fingerprint import count_cases, summarise
+from nnunet_gml.planning.plan_documents import (
     all_peers_plans,
     by_name,
     digest_of,
@@ -25,10 +25,10 @@ from nnunet_gml.plan_documents import (
     shown_dataset,
     told,
 )
-from nnunet_gml.planned import Planned, dataset_name, folder_of, planned
-from nnunet_gml.plans import contract_differences, contract_of
-from nnunet_gml.pooling import MOST_CASES, Summary, pool, read_summary
-from nnunet_gml.stock import dataset_id, run_stock
+from nnunet_gml.planning.planned import Planned, dataset_name, folder_of, planned
+from nnunet_gml.planning.plans import contract_differences, contract_of
+from nnunet_gml.planning.pooling import MOST_CASES, Summary, pool, read_summary
+from nnunet_gml.planning.stock import dataset_id, run_stock
 from nnunet_gml.versions import installed_versions
 from peer_sync import documents
 from peer_sync.documents import Document

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nnunet_gml.planned import Planned
+from nnunet_gml.planning.planned import Planned
 
 
 def planned_network(plan: Planned, device: str = "meta") -> nn.Module:

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nnunet_gml.checkpoints import FINAL, MAX_BYTES, WEIGHTS, read_checkpoint
-from nnunet_gml.planned import Planned
-from nnunet_gml.planned_network import planned_network
+from nnunet_gml.handover.checkpoints import FINAL, MAX_BYTES, WEIGHTS, read_checkpoint
+from nnunet_gml.planning.planned import Planned
+from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.tensors import all_finite
 from peer_sync.errors import ConfigError, quoted
 from peer_sync.storage import CHUNK_BYTES, part_path

@@ -1,0 +1,1 @@
+"""Trained models that leave a site or come to it: zips, model cards, starting points."""
