@@ -85,7 +85,7 @@ def asked(names: Sequence[str] | None, part: Part) -> list[str]:
     """The arms to run, as `nnunet-gml simulate` reads them; a part of one purpose keeps its own.
 
     >>> asked(["mutual", "x=nnUNetTrainerGML,mask=gt"], Part())
-    ['mutual=nnUNetTrainerGML', 'x=nnUNetTrainerGML,mask=gt']
+    ['mutual=nnUNetTrainerGML,merge=none', 'x=nnUNetTrainerGML,mask=gt']
     """
     if part.fixed or not names:
         return [ARMS[name] for name in part.arms]

@@ -21,21 +21,29 @@ ARMS: Mapping[str, str] = {
     "pooled": "pooled",
     "fedavg": "fedavg=nnUNetTrainerFedAvg",
     "gossipavg": "gossipavg=nnUNetTrainerGossipAverage",
-    "frozen": "frozen=nnUNetTrainerGMLFrozen",
-    "mutual": "mutual=nnUNetTrainerGML",
-    "contrastive": "contrastive=nnUNetTrainerGCML",
+    "mutual_select": "mutual_select=nnUNetTrainerGML,merge=select",
+    "frozen_select": "frozen_select=nnUNetTrainerGMLFrozen,merge=select",
+    "contrastive_select": "contrastive_select=nnUNetTrainerGCML,merge=select",
     "fedprox": "fedprox=nnUNetTrainerFedProx",
-    "mutual_no_trust": "mutual_no_trust=nnUNetTrainerGML,uses_trust=false",
-    "mutual_gt": "mutual_gt=nnUNetTrainerGML,mask=gt",
-    "mutual_union": "mutual_union=nnUNetTrainerGML,mask=union",
+    "mutual": "mutual=nnUNetTrainerGML,merge=none",
+    "frozen": "frozen=nnUNetTrainerGMLFrozen,merge=none",
     "mutual_best": "mutual_best=nnUNetTrainerGML,merge=best",
     "mutual_weighted": "mutual_weighted=nnUNetTrainerGML,merge=weighted",
-    "mutual_select": "mutual_select=nnUNetTrainerGML,merge=select",
-    "frozen_weighted": "frozen_weighted=nnUNetTrainerGMLFrozen,merge=weighted",
-    "frozen_select": "frozen_select=nnUNetTrainerGMLFrozen,merge=select",
+    "mutual_no_trust": "mutual_no_trust=nnUNetTrainerGML,merge=select,uses_trust=false",
+    "mutual_gt": "mutual_gt=nnUNetTrainerGML,merge=select,mask=gt",
+    "mutual_union": "mutual_union=nnUNetTrainerGML,merge=select,mask=union",
 }
 """Every arm by the name that a command line may use."""
-REDUCED = ("individual", "ensemble", "pooled", "fedavg", "gossipavg", "frozen", "mutual", "contrastive")
+REDUCED = (
+    "individual",
+    "ensemble",
+    "pooled",
+    "fedavg",
+    "gossipavg",
+    "frozen_select",
+    "mutual_select",
+    "contrastive_select",
+)
 ALL_LABELS = "all-labels"
 MISSING_SITE, MISSING_ORGAN = "north", "parotids"
 
@@ -176,7 +184,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         parts=(
             Part(
                 options=("--unlabelled", f"{MISSING_SITE}={MISSING_ORGAN}"),
-                arms=("individual", "frozen", "mutual"),
+                arms=("individual", "fedavg", "gossipavg", "mutual", "mutual_select"),
             ),
             Part(ALL_LABELS, arms=("individual",), fixed=True),
         ),

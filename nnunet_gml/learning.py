@@ -50,7 +50,7 @@ class GossipTrainer(FederatedTrainer):
     """Weight of earlier meetings with the same peer in the trust per class."""
     gate_batches: int = 8
     """Validation batches on which both networks are compared; chosen once."""
-    merge: MergeKind = "none"
+    merge: MergeKind = "select"
     """What becomes of the peer's weights when it leaves."""
 
     visit: Visit | None = None

@@ -28,12 +28,12 @@ class SiteTrainer(nnUNetTrainer):
     site: Site | None = None
     channel_order: channels.Order | None = None
     """For each class of the federation its place here; None: the same."""
-    plans_digest: str = ""
+    plans_digest: str
     """Of this training's plans: the federation's, once that has agreed on one."""
 
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, from initial weights that all sites share."""
-        self.classes = class_names(self.dataset_json)
+        self.classes, self.plans_digest = class_names(self.dataset_json), ""
         self.site = self._load_site()
         if self.site is None:
             super().initialize()

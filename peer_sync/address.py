@@ -80,6 +80,8 @@ def check_address(address: str, host_key: str, where: str) -> None:
     is_folder = address.startswith(FOLDER) and len(address) > len(FOLDER) and address.isprintable()
     if not is_folder:
         check_sftp(address, host_key, where)
+    elif host_key:
+        _check_host_key(host_key, where)
 
 
 def check_sftp(address: str, host_key: str, where: str) -> None:
@@ -89,10 +91,14 @@ def check_sftp(address: str, host_key: str, where: str) -> None:
             f"{where}: address is {address!r}, expected sftp://[user@]host:port[/path] or folder:PATH",
             hint="for example sftp://192.0.2.7:40221",
         )
+    _check_host_key(host_key, where)
+
+
+def _check_host_key(host_key: str, where: str) -> None:
     if not is_public_line(host_key, HOST_KEY_TYPES):
         raise ConfigError(
             f"{where}: host_key is {host_key!r}, expected a line like 'ssh-ed25519 AAAA...'",
-            hint="with sftp:// the server's key is pinned here: the .pub file of its host key",
+            hint="the server's key is pinned here: the .pub file of its host key; folder: alone needs none",
         )
 
 

@@ -141,11 +141,12 @@ def _check_federation(found: Manifest, expected: Expectation) -> None:
         "federation",
         f"federation file: expected version {ours}, digest {expected.federation}, as site {expected.site!r} "
         f"has it, found version {theirs}, digest {found.federation}, at site {peer!r}",
-        hint=_way_to_agree(ours, theirs, peer),
+        hint=way_to_agree(ours, theirs, peer),
     )
 
 
-def _way_to_agree(ours: int, theirs: int, peer: str) -> str:
+def way_to_agree(ours: int, theirs: int, peer: str) -> str:
+    """What to do where our federation file and a peer's, of these versions, are not the same bytes."""
     if theirs > ours:
         return (
             f"site {peer!r} has a newer federation.toml: put version {theirs} in the place of ours, which is "

@@ -13,7 +13,7 @@ from typing import Any
 
 from peer_sync import identity
 from peer_sync.errors import ConfigError, RejectedError, TransportError, quoted
-from peer_sync.manifest import PROTOCOL, read_time, write_time
+from peer_sync.manifest import PROTOCOL, canonical, read_time, write_time
 from peer_sync.names import KINDS, document_name
 from peer_sync.relay import publish_documents
 from peer_sync.routes import way_to, way_to_relay
@@ -110,7 +110,7 @@ def parse(data: bytes, site: Site, peer: str, kind: str) -> Document:
         if facts[name] != expected:
             raise _refused(peer, kind, rule, f"{name}: expected {expected!r}, found {quoted(facts[name])}")
     document = Document(peer, kind, read_time(facts["created"]), facts["content"])
-    if _line(document, site.federation.name) != line:
+    if not _is_canonical(document, site.federation.name, line):
         raise _refused(peer, kind, "document", "expected canonical JSON, found another spelling")
     return document
 
@@ -163,7 +163,7 @@ def _facts(line: bytes) -> dict[str, Any]:
 
 
 def _line(document: Document, federation: str) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, ASCII, one line feed at the end."""
+    """In canonical JSON. Raises ValueError for a number that JSON does not have."""
     facts = {
         "protocol": PROTOCOL,
         "federation": federation,
@@ -172,7 +172,15 @@ def _line(document: Document, federation: str) -> bytes:
         "created": write_time(document.created),
         "content": document.content,
     }
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return canonical(facts)
+
+
+def _is_canonical(document: Document, federation: str, line: bytes) -> bool:
+    """Whether it is the one spelling; 1e999 (read as infinity) and too many levels have none."""
+    try:
+        return _line(document, federation) == line
+    except (ValueError, RecursionError):
+        return False
 
 
 def _known(kind: str) -> str:

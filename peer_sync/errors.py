@@ -55,4 +55,7 @@ class RejectedError(PeerSyncError):
 
 def quoted(text: object) -> str:
     """A stranger's text for a message: at most 200 characters, and nothing that a log would obey."""
-    return repr(str(text)[:MAX_QUOTED_CHARACTERS])
+    try:
+        return repr(str(text)[:MAX_QUOTED_CHARACTERS])
+    except RecursionError:
+        return f"a {type(text).__name__} of too many levels"

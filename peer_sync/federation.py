@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peer_sync import names
 from peer_sync.address import check_address, check_name
-from peer_sync.errors import ConfigError
+from peer_sync.errors import ConfigError, quoted
 from peer_sync.identity import is_public_line
 from peer_sync.tables import Table, bytes_of, nearest, toml_in
 
@@ -18,6 +18,7 @@ WHENCE = (
 )
 MAX_VERSION = 1_000_000
 MAX_CONTACT_CHARACTERS = 200
+MAX_NAME_CHARACTERS = 200
 FEDERATION_KEYS = ("name", "version", "seed", "plans_digest", "max_payload_bytes", "classes", "sites")
 MEMBER_KEYS = ("name", "public_key", "address", "host_key", "labelled", "contact")
 
@@ -159,6 +160,12 @@ def read_member(table: Table) -> Member:
 
 def _check_federation(federation: Federation) -> None:
     where = federation.path.name
+    if len(federation.name) > MAX_NAME_CHARACTERS or not federation.name.isprintable():
+        raise ConfigError(
+            f"{where}: name is {quoted(federation.name)}, expected one line of at most "
+            f"{MAX_NAME_CHARACTERS} printable characters",
+            hint="give the federation another name",
+        )
     if federation.plans_digest and not names.DIGEST.fullmatch(federation.plans_digest):
         raise ConfigError(
             f"{where}: plans_digest is {federation.plans_digest!r}, expected 64 hex digits",

@@ -126,13 +126,19 @@ def agree(path: Path, plans_digest: str, classes: Sequence[str] | None = None) -
 
 def _changed(old: Federation, change: Callable[[TOMLDocument], None]) -> Federation:
     """The next version of the file, checked as a whole before it replaces the old one."""
-    document = tomlkit.parse(old.path.read_bytes())
+    path = old.path.resolve()
+    document = tomlkit.parse(path.read_bytes())
     change(document)
     document["version"] = old.version + 1
     data = tomlkit.dumps(document).encode()
     federation = parse_federation(data, old.path)
+    if load_federation(old.path).digest != old.digest:
+        raise ConfigError(
+            f"{old.path} was changed by somebody else meanwhile, and is left as it is",
+            hint="look at it with nnunet-gml federation show, then run this again",
+        )
     try:
-        write_durably(old.path, data)
+        write_durably(path, data)
     except OSError as error:
         raise ConfigError(
             f"cannot write {old.path}: {error.strerror}", hint="nothing was changed; check rights and space"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ from peer_sync.site import SITE_VARIABLE, load_site
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 GIB = 1 << 30
+
+GOOD = {"nnunet-gml": "0.1", "nnunetv2": "2.8", "torch": "2.6", "python": "3.11"}
+FILE = {"version": 1, "digest": "0" * 64}
 
 
 @pytest.fixture
@@ -65,6 +69,14 @@ class TestFiles:
         assert files.check_preprocessed(plan).found.startswith("4 cases")
         assert files.check_split(plan, "0").found == "fold 0: 3 cases for training, 1 for validation"
         assert files.check_split(plan, "all").verdict == OK
+
+    def test_a_dataset_without_its_fingerprint_fails(self, plan):
+        """nnU-Net's training copies it; a site that only adopted plans has none."""
+        (plan.folder / "dataset_fingerprint.json").unlink()
+
+        found = files.check_preprocessed(plan)
+
+        assert found.verdict == FAILED and "nnUNetv2_extract_fingerprint" in found.advice
 
     def test_an_unpreprocessed_dataset_fails_with_the_command(self, plan):
         """And the checks behind it are spared."""
@@ -137,12 +149,13 @@ class TestAgreement:
         theirs = agreement.all_versions(pair["south"])["north"]
 
         assert agreement.compare_versions("north", theirs).verdict == OK
-        assert theirs["nnunetv2"].startswith("2.8")
+        assert theirs.content["nnunetv2"].startswith("2.8")
 
     def test_another_version_of_nnunet_is_a_warning(self, pair):
         """With both versions."""
         agreement.check_versions(pair["north"])
-        theirs = {**agreement.all_versions(pair["south"])["north"], "nnunetv2": "2.5", "torch": "2.6"}
+        about = agreement.all_versions(pair["south"])["north"]
+        theirs = replace(about, content={**about.content, "nnunetv2": "2.5", "torch": "2.6"})
 
         found = agreement.compare_versions("north", theirs)
 
@@ -150,16 +163,45 @@ class TestAgreement:
         assert "nnunetv2 2.8" in found.expected and "torch" not in found.expected
 
     @pytest.mark.parametrize(
+        ("version", "digest", "verdict", "advice"),
+        [
+            (0, None, OK, ""),
+            (1, "0" * 64, WARNING, "has a newer federation.toml"),
+            (0, "0" * 64, WARNING, "files call themselves version"),
+        ],
+    )
+    def test_another_federation_file_is_a_warning(self, pair, version, digest, verdict, advice):
+        """Newer at the peer, or other bytes of the same version: who has to do what."""
+        agreement.check_versions(pair["north"])
+        about, ours = agreement.all_versions(pair["south"])["north"], pair["south"].federation
+        federation = {"version": ours.version + version, "digest": digest or ours.digest}
+        theirs = replace(about, content={**about.content, "federation": federation})
+
+        found = agreement.compare_federation(pair["south"], "north", theirs)
+
+        assert found.verdict == verdict and advice in found.advice
+
+    @pytest.mark.parametrize(
         "content",
         [
+            {**GOOD, "federation": {"version": True, "digest": "0" * 64}},
+            {**GOOD, "federation": {"version": 1, "digest": "\x1b[31m"}},
+            {**GOOD, "federation": 3},
+            GOOD,
             {"torch": "2.6"},
-            {"nnunet-gml": "0.1", "nnunetv2": "2.8", "torch": "\x1b[31m", "python": "3.11"},
-            {"nnunet-gml": "0.1", "nnunetv2": "2.8", "torch": ["2.6"], "python": "3.11"},
-            {"nnunet-gml": "0.1", "nnunetv2": "2" * 41, "torch": "2.6", "python": "3.11"},
+            {
+                "nnunet-gml": "0.1",
+                "nnunetv2": "2.8",
+                "torch": "\x1b[31m",
+                "python": "3.11",
+                "federation": FILE,
+            },
+            {"nnunet-gml": "0.1", "nnunetv2": "2.8", "torch": ["2.6"], "python": "3.11", "federation": FILE},
+            {"nnunet-gml": "0.1", "nnunetv2": "2" * 41, "torch": "2.6", "python": "3.11", "federation": FILE},
         ],
     )
     def test_versions_that_are_none_are_not_believed(self, pair, content):
-        """Missing, with terminal codes, of another type, too long."""
+        """Missing, with terminal codes, of another type, too long; and so the federation's file."""
         documents.publish(pair["north"], "about", content)
 
         (found,) = agreement.all_versions(pair["south"]).values()
@@ -172,6 +214,24 @@ class TestAgreement:
         (found,) = agreement.all_versions(pair["south"]).values()
 
         assert agreement.compare_versions("north", found).verdict == UNKNOWN
+
+    @pytest.mark.parametrize(("days", "verdict"), [(0, OK), (-1, OK), (1, WARNING)])
+    def test_what_was_signed_tomorrow_was_signed_by_another_clock(self, pair, monkeypatch, days, verdict):
+        """A day ahead shows; a day behind is as good as signed yesterday."""
+
+        class Shifted(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.now(tz) + timedelta(days=days)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(documents, "datetime", Shifted)
+            agreement.check_versions(pair["north"])
+
+        found = agreement.compare_clocks("north", agreement.all_versions(pair["south"])["north"])
+
+        assert found.verdict == verdict
+        assert ("compare both machines with a time server" in found.advice) == (verdict == WARNING)
 
     def test_the_agreed_plans_are_recognised(self, pair, plan):
         """And others are not."""
@@ -387,3 +447,14 @@ def test_without_plans_the_command_stops_at_once(command, capsys):
     code, _ = command(configuration="3d_none")
 
     assert code == 2
+
+
+def test_without_a_federation_file_that_comes_first(command, pair, plan, capsys):
+    """Who checks too early is led to the step that is missing, not to planning."""
+    pair["north"].federation.path.unlink()
+    (plan.folder / "nnUNetPlans.json").unlink()
+
+    code = main(["check", "901", CONFIGURATION, "0", "--no-steps"])
+
+    said = capsys.readouterr().err
+    assert code == 2 and "federation.toml" in said and "nnunet-gml federation new" in said

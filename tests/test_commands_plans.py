@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from nnunet_gml.planning import adopting
 from nnunet_gml.planning.foreign_plans import check_plans
 from nnunet_gml.planning.plans import plans_digest
 from peer_sync.errors import ConfigError
+from peer_sync.storage import write_durably
 
 DATASET = "Dataset901_north"
 
@@ -98,6 +102,16 @@ def test_adopted_plans_are_in_place_and_the_old_ones_beside_them(here, sites, st
     ]
 
 
+def test_a_dataset_that_was_never_planned_gets_its_fingerprint(here, sites, stock):
+    """nnU-Net's training copies it, and adopting plans does not make one."""
+    cli.main(["plans", "offer", str(sites["south"].path), "901", CONFIGURATION])
+    plans_file(here).with_name("dataset_fingerprint.json").unlink()
+
+    assert cli.main(["plans", "adopt", str(sites["north"].path), "901", "--from", "south"]) == 0
+
+    assert ("nnUNetv2_extract_fingerprint", "-d", "901") in stock
+
+
 def test_a_file_is_adopted_too(here, sites, stock, tmp_path, capsys):
     """One that came by mail; the configuration has to be named, and nothing is preprocessed if so asked."""
     mailed = change(plans_file(here), tmp_path / "mailed.json", patch_size=[16, 16, 16])
@@ -107,7 +121,9 @@ def test_a_file_is_adopted_too(here, sites, stock, tmp_path, capsys):
     named = cli.main([*words, "-c", CONFIGURATION])
 
     assert (unnamed, named) == (2, 0)
-    assert "does not say which configuration" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "does not say which configuration" in said.err
+    assert f"nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c {CONFIGURATION}" in said.out
     assert [words[0] for words in stock] == ["nnUNetv2_move_plans_between_datasets"]
     assert json.loads(plans_file(here).read_text())["configurations"][CONFIGURATION]["patch_size"] == [16] * 3
 
@@ -141,6 +157,69 @@ def test_plans_that_nnunet_does_not_take_leave_the_old_ones(here, monkeypatch):
     assert not Path(f"{plans_file(here)}.replaced").exists()
 
 
+def test_adopting_again_keeps_what_was_there_before(here, sites, stock, capsys):
+    """The same plans a second time do not push the site's own ones out."""
+    cli.main(["plans", "offer", str(sites["south"].path), "901", CONFIGURATION])
+    change(plans_file(here), patch_size=[16, 16, 16])
+    own = plans_file(here).read_bytes()
+    words = ["plans", "adopt", str(sites["north"].path), "901", "--from", "south", "--no-preprocess"]
+
+    assert (cli.main(words), cli.main(words)) == (0, 0)
+
+    assert Path(f"{plans_file(here)}.replaced").read_bytes() == own
+
+
+def test_plans_survive_a_computer_that_stops_while_others_are_adopted(here, stock, monkeypatch):
+    """The old ones lie on the disk meanwhile, and the next call finds them."""
+    own, new = plans_file(here).read_bytes(), json.loads(plans_file(here).read_text())
+    new["configurations"][CONFIGURATION]["patch_size"] = [16, 16, 16]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adopting, "_localise", lambda *words: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            adopting.adopt(DATASET, new, CONFIGURATION)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert plans_file(here).read_bytes() != own
+    adopting.adopt(DATASET, new, CONFIGURATION)
+
+    assert Path(f"{plans_file(here)}.replaced").read_bytes() == own
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_full_disk_leaves_the_old_plans(here, stock, monkeypatch, which):
+    """Whichever file does not fit: a sentence, and nothing has changed."""
+    own, new = plans_file(here).read_bytes(), json.loads(plans_file(here).read_text())
+    new["configurations"][CONFIGURATION]["patch_size"] = [16, 16, 16]
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) > which:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_durably(path, data)
+
+    monkeypatch.setattr("nnunet_gml.planning.planned.write_durably", write)
+    with pytest.raises(ConfigError, match="No space left"):
+        adopting.adopt(DATASET, new, CONFIGURATION)
+
+    assert plans_file(here).read_bytes() == own
+    assert json.loads((plans_file(here).parent / "dataset.json").read_text())
+
+
+def test_a_plans_file_of_too_many_levels_is_refused(here, sites, stock, tmp_path, capsys):
+    """As any other that is none."""
+    deep = tmp_path / "deep.json"
+    deep.write_text('{"configurations": ' + "[" * 100_000 + "]" * 100_000 + "}")
+
+    code = cli.main(
+        ["plans", "adopt", str(sites["north"].path), "901", "--file", str(deep), "-c", CONFIGURATION]
+    )
+
+    assert code == 2
+    assert "is not JSON" in capsys.readouterr().err
+
+
 def test_other_labels_stay_different_and_are_told(here, sites, stock, capsys):
     """Plans do not change dataset.json: a person has to."""
     cli.main(["plans", "offer", str(sites["south"].path), "901", CONFIGURATION])
@@ -162,7 +241,24 @@ def test_pool_says_what_it_waits_for(here, sites, capsys):
     code = cli.main(["plans", "pool", str(sites["north"].path), "901"])
 
     assert code == 3
-    assert "waiting for counts of site south: not published yet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "waiting for counts of site south: not published yet" in said
+    assert "Run this again when the others have" in said
+
+
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [
+        ("south", "first at south: nnunet-gml plans offer"),
+        ("north", "this site itself"),
+        ("west", "no site is called 'west'"),
+    ],
+)
+def test_plans_that_nobody_has_offered_are_asked_for(here, sites, capsys, peer, words):
+    """Too early, from ourselves, from nobody: each says what to do."""
+    assert cli.main(["plans", "adopt", str(sites["north"].path), "901", "--from", peer]) != 0
+
+    assert words in capsys.readouterr().err
 
 
 def test_pool_refuses_bins_that_tell_too_much(sites, capsys):

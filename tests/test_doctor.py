@@ -27,7 +27,7 @@ from peer_sync.site import Site, load_site
 from peer_sync.storage import write_state
 
 OUTGOING = ["name", "port", "round trip", "greeting", "host key", "login", "outbox"]
-OFFER = ["manifest", "plans", "age", "clock", "read speed"]
+OFFER = ["clock", "manifest", "plans", "age", "read speed"]
 
 
 def changed(site: Site, old: str, new: str) -> Site:
@@ -307,6 +307,29 @@ def test_another_host_key_is_named_by_both_fingerprints(served_sites, server, tm
     assert fingerprint(shown) in found["host key"].advice and "nothing was sent" in found["host key"].advice
 
 
+def test_the_host_key_of_another_site_is_named(served_sites, server):
+    """North's address is written where south's belongs: the sentence says whose key that is."""
+    north, south = served_sites["north"], served_sites["south"]
+    with running_server(Server(north)):
+        north = changed(north, f":{south.listen[1]}", f":{north.listen[1]}")
+
+        found = outgoing_of(north)
+
+    assert_fails_at(found, "host key")
+    assert "which is that of site 'north'" in found["host key"].advice
+    assert "compare address and host key with the cards" in found["host key"].advice
+
+
+def test_where_nobody_can_dial_in_a_relay_is_the_way(served_sites):
+    """A laptop behind NAT: told to whoever cannot reach it, and to the laptop that nobody came to."""
+    found = outgoing_of(served_sites["north"])
+    assert "the right address (nnunet-gml federation show)?" in found["port"].advice
+    waited = incoming.last_login(served_sites["north"], "south")
+
+    for advice in (found["port"].advice, waited.advice):
+        assert "NAT, a laptop" in advice and "relay" in advice and "docs/how-to/network.md" in advice
+
+
 def test_a_key_that_the_other_side_does_not_know(served_sites, tmp_path):
     """South has an older federation.toml: the host key is fine, the login is not."""
     north, south = served_sites["north"], served_sites["south"]
@@ -408,8 +431,9 @@ class TestSshd:
 
         assert verdicts(found) == {
             **dict.fromkeys(OUTGOING, "ok"),
+            "clock": "ok",
             "manifest": "warning",
-            **dict.fromkeys(OFFER[1:], "skipped"),
+            **dict.fromkeys(OFFER[2:], "skipped"),
         }
         assert f"port {sshd.port} answers" in found["port"].found
 
@@ -463,8 +487,10 @@ def test_a_peer_that_never_offered_is_no_failure(served_sites, server):
     found = outgoing_of(served_sites["north"])
 
     assert found["outbox"].verdict == "ok"
+    assert found["clock"].verdict == "ok"
     assert found["manifest"].verdict == "warning" and "nothing is offered yet" in found["manifest"].found
-    assert {found[name].verdict for name in OFFER[1:]} == {"skipped"}
+    assert "Before its first training that is as it should be" in found["manifest"].advice
+    assert {found[name].verdict for name in OFFER[2:]} == {"skipped"}
 
 
 def test_a_changed_manifest_is_refused_by_its_rule(sites, south):
@@ -547,9 +573,31 @@ def test_an_offer_from_the_future_tells_of_a_clock(sites, south):
     created = write_time(datetime.now(UTC) + timedelta(hours=2, seconds=30))
     republish(south, replace(offer(south), created=created))
 
-    clock = outgoing_of(sites["north"])["clock"]
+    found = outgoing_of(sites["north"])
 
-    assert clock.verdict == "warning" and clock.found == "2 h ahead of ours"
+    assert found["clock"].verdict == "unknown"
+    assert found["age"].verdict == "warning"
+    assert found["age"].found == "made in the future: its clock is 2 h ahead of ours"
+    assert "time server" in found["age"].advice
+
+
+def test_a_clock_is_looked_at_before_there_is_an_offer(served_sites, monkeypatch):
+    """A day behind, as seen before the first training."""
+    from peer_sync.server import answering
+
+    class Yesterday:
+        @staticmethod
+        def time() -> float:
+            return (datetime.now(UTC) - timedelta(days=1)).timestamp()
+
+        monotonic = staticmethod(answering.time.monotonic)
+
+    monkeypatch.setattr(answering, "time", Yesterday)
+    with running_server(Server(served_sites["south"])):
+        found = outgoing_of(served_sites["north"])
+
+    assert found["clock"].verdict == "warning" and found["clock"].found == "24 h behind ours"
+    assert "The clock of site 'south' is 24 h behind ours" in found["clock"].advice
 
 
 @pytest.mark.parametrize(

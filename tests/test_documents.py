@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peer_sync import documents, identity
-from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
+from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError, quoted
 from peer_sync.mailbox import Mailbox
 from peer_sync.site import Site
 from peer_sync.transport.folder import FolderTransport
@@ -107,6 +107,31 @@ def test_a_field_that_is_not_right_is_refused(sites, changes, rule):
 
     assert error.value.rule == rule
     assert "document counts of site 'south'" in str(error.value)
+
+
+@pytest.mark.parametrize("levels", [0, *range(970, 1000)])
+def test_numbers_and_levels_that_json_cannot_write_are_refused(sites, levels):
+    """1e999 reads as infinity; some levels can be read, but not written or shown."""
+    site, path = sites["south"], published(sites["south"])
+    documents.publish(site, "counts", {"x": 1})
+    value = b"[" * levels + b"1e999" + b"]" * levels
+    line = path.read_bytes().splitlines()[0].replace(b'{"x":1}', b'{"x":' + value + b"}") + b"\n"
+    path.write_bytes(line + identity.sign(identity.load_site_key(site.private_key), line))
+
+    with pytest.raises(RejectedError) as error:
+        documents.collect(sites["north"], "south", "counts")
+
+    assert error.value.rule == "document"
+
+
+@pytest.mark.parametrize("levels", [10, 5000])
+def test_any_number_of_levels_can_be_quoted(levels):
+    """A message about a stranger's list never fails itself."""
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+
+    assert 0 < len(quoted(value)) <= 202
 
 
 @pytest.mark.parametrize("text", [b'{"a": NaN}\n', b"[" * 100_000 + b"\n", b"\xff\n", b"\n", b'{"a":1}\n'])

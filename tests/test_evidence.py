@@ -350,7 +350,7 @@ def test_one_call_per_arm_and_seed(bench, tmp_path, monkeypatch):
 
     assert code == 1
     assert [call[call.index("--arm") + 1] for call in calls] == [
-        "mutual=nnUNetTrainerGML",
+        "mutual=nnUNetTrainerGML,merge=none",
         "individual=nnUNetTrainer",
     ]
     outs = [Path(call[call.index("--out") + 1]).name for call in calls]

@@ -126,6 +126,8 @@ def test_an_unknown_site_is_named_with_the_known_ones(tmp_path, members):
         ({"classes": '["a", "a"]'}, "classes is ['a', 'a'], expected a list of different names"),
         ({"classes": '["a", ""]'}, "expected a list of different names"),
         ({"classes": r'["a\u001b[2J"]'}, "expected a list of different names"),
+        ({"name": r'"a\u001b[2J"'}, "name is 'a\\x1b[2J', expected one line"),
+        ({"name": f'"{"a" * 201}"'}, "expected one line of at most 200"),
         ({"class": '["a"]'}, "nearest known key is 'classes'"),
     ],
 )
@@ -148,6 +150,8 @@ def test_a_wrong_setting_is_named(tmp_path, members, changes, found):
         ("sftp://192.0.2.7:40221", "sftp://u:secret@192.0.2.7:22", "expected sftp://"),
         ("sftp://192.0.2.7:40221", "sftp://192.0.2.7:99999", "expected sftp://"),
         ("host_key", "labelled = [] #", "host_key is ''"),
+        ("labelled", r'host_key = "\u001b[2J" #', "host_key is '\\x1b[2J', expected"),
+        ("labelled", 'host_key = "ssh-rsa !!" #', "host_key is 'ssh-rsa !!', expected"),
         ('public_key = "ssh-ed25519', 'public_key = "ssh-rsa', "expected 'ssh-ed25519"),
         ('public_key = "ssh-ed25519 AAAA', 'public_key = "ssh-ed25519 BBBB', "expected 'ssh-ed25519"),
     ],

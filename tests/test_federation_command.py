@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from nnunet_gml.cli import main
 from nnunet_gml.commands import federation_table
-from peer_sync.card import write_card
+from peer_sync.card import read_card_file, write_card
 from peer_sync.federation import Member, load_federation
 from peer_sync.identity import fingerprint, generate_key, load_site_key
 
@@ -63,6 +64,24 @@ def test_new_founds_a_federation(path, founded):
     assert (federation.name, federation.version, federation.seed) == ("head-neck", 1, 7)
     assert "federation head-neck, version 1: 2 sites (north, south)" in founded
     assert federation.digest in "".join(founded.split())
+
+
+def test_two_cards_of_one_site_are_refused(tmp_path, path, cards, capsys):
+    """One saved twice, and a site whose key was copied from another: both files are named."""
+    north = read_card_file(Path(cards["north"]))
+    copied = tmp_path / "copied.card"
+    copied.write_text(
+        write_card(
+            replace(north, name="west", address="sftp://west.example:2222"),
+            load_site_key(tmp_path / "north" / "north"),
+        )
+    )
+
+    for other, words in ((cards["north"], "name and public_key and address"), (str(copied), "public_key")):
+        assert main(["federation", "new", "head-neck", cards["north"], other, "--out", path]) == 2
+        said = capsys.readouterr().err
+        assert f"two cards have the same {words}: {cards['north']} and {other}" in said
+        assert "saved twice" in said and not Path(path).exists()
 
 
 def test_new_draws_a_seed_where_none_is_given(tmp_path, cards):

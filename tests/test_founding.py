@@ -156,6 +156,33 @@ def test_one_key_cannot_be_two_sites(path, two, members):
     assert "2 sites have the same public_key" in refusal(path, lambda: founding.add(path, [twin]))
 
 
+def test_a_change_by_somebody_else_meanwhile_is_not_lost(path, two, members, monkeypatch):
+    """Two people at one file: the second one is told, and the first one's change stays."""
+    dumps = founding.tomlkit.dumps
+    first = path.read_bytes().replace(b"seed = 7", b"seed = 8")
+
+    def meanwhile(document):
+        path.write_bytes(first)
+        return dumps(document)
+
+    monkeypatch.setattr(founding.tomlkit, "dumps", meanwhile)
+    with pytest.raises(ConfigError, match="somebody else"):
+        founding.add(path, [members["east"]])
+
+    assert path.read_bytes() == first
+
+
+def test_a_link_stays_a_link(path, two, members, tmp_path):
+    """The file that several look at is changed, not the link to it."""
+    link = tmp_path / "link.toml"
+    link.symlink_to(path)
+
+    founding.add(link, [members["east"]])
+
+    assert link.is_symlink()
+    assert load_federation(path).version == 2
+
+
 def test_sites_in_one_line_are_refused(path, two):
     """TOML that parses but that a change would have to rewrite."""
     rows = ", ".join(

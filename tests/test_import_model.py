@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_gml.cli import main
+from nnunet_gml.handover import checkpoints
 from nnunet_gml.handover.sharing import export
-from nnunet_gml.handover.starting_point import write_starting_point
+from nnunet_gml.handover.starting_point import _weights_in, write_starting_point
 from peer_sync.errors import ConfigError
 
 LAYOUT = f"Dataset901_north/nnUNetTrainer__nnUNetPlans__{CONFIGURATION}/fold_0/checkpoint_final.pth"
@@ -43,9 +46,9 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def zipped(path: Path, checkpoint: Path) -> Path:
+def zipped(path: Path, checkpoint: Path, packing: int = zipfile.ZIP_STORED) -> Path:
     """A checkpoint in nnU-Net's layout of a zip."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", packing) as archive:
         archive.write(checkpoint, LAYOUT)
     return path
 
@@ -139,9 +142,87 @@ def test_other_files_are_refused_with_a_sentence(plan, tmp_path, content, name):
     assert refused.value.hint
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_damaged_file_is_refused_with_a_sentence(tmp_path, packing, is_zip):
+    """Bytes changed anywhere: taken with names and shapes as they were, or refused; never a traceback."""
+    checkpoint, source = tmp_path / "good.pth", tmp_path / ("bad.zip" if is_zip else "bad.pth")
+    weights = {"network_weights": {"a": torch.ones(3, 3)}, "init_args": {"fold": 0}}
+    torch.save(weights, checkpoint, _use_new_zipfile_serialization=packing != zipfile.ZIP_LZMA)
+    good = zipped(source, checkpoint, packing) if is_zip else checkpoint
+    data, random = good.read_bytes(), Random(packing)
+
+    for _ in range(300):
+        changed = bytearray(data)
+        for place in random.choices(range(len(data)), k=random.randint(1, 4)):
+            changed[place] = random.randrange(256)
+        source.write_bytes(changed[: random.choice((len(data), random.randrange(len(data))))])
+        with suppress(ConfigError):
+            _weights_in(source, tmp_path, CONFIGURATION, None)
+
+    assert list(tmp_path.glob(".part-*")) == []
+
+
+def test_a_name_twice_in_a_zip_is_no_obstacle(fold, plan, tmp_path):
+    """Either entry is checked like any other."""
+    source = tmp_path / "twice.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.write(fold / "checkpoint_final.pth", LAYOUT)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.write(fold / "checkpoint_final.pth", LAYOUT)
+
+    assert write_starting_point(source, tmp_path / "start.pth", plan).source == LAYOUT
+
+
+def test_a_name_that_a_terminal_would_obey_is_none(fold, plan, tmp_path):
+    """The entry's name is printed: letters, digits, dots and hyphens only."""
+    source = tmp_path / "escape.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.write(fold / "checkpoint_final.pth", LAYOUT.replace("north", "\x1b[2J"))
+
+    with pytest.raises(ConfigError, match="has no fold"):
+        write_starting_point(source, tmp_path / "start.pth", plan)
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        lambda tensor: torch.empty_like(tensor, device="meta"),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to(torch.complex64),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_tensors_without_plain_numbers_are_refused(fold, plan, tmp_path, shell):
+    """Of the right name and shape, and yet nothing to start from."""
+    content = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    name, tensor = next(iter(content["network_weights"].items()))
+    content["network_weights"][name] = shell(tensor)
+    torch.save(content, tmp_path / "shell.pth")
+
+    with pytest.raises(ConfigError, match="plain numbers"):
+        write_starting_point(tmp_path / "shell.pth", tmp_path / "start.pth", plan)
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_is_allowed_is_not_loaded(tmp_path, monkeypatch):
+    """A checkpoint is a zip itself: its size on disk says nothing of its size in memory."""
+    torch.save({"network_weights": {"a": torch.zeros(250_000)}}, tmp_path / "stored.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in stored.infolist():
+            bomb.writestr(entry.filename, stored.read(entry))
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 100_000)
+
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    with pytest.raises(ConfigError, match="unpacked"):
+        checkpoints.read_checkpoint(tmp_path / "bomb.pth")
+
+
 def test_a_missing_file_is_told(plan, tmp_path):
     """As every command does."""
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot unpack"):
         write_starting_point(tmp_path / "nowhere.zip", tmp_path / "start.pth", plan)
 
 

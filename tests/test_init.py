@@ -149,11 +149,20 @@ def test_a_site_file_that_is_there_is_not_contradicted(tmp_path, capsys):
         ((), "--site is missing"),
         (("--site", "north"), "--address is missing"),
         (("--site", "../north", "--address", "folder:/x"), "characters that are not allowed"),
-        (("--site", "north", "--address", "north.example:22"), "no server is named for it"),
+        (("--site", "north", "--address", "north.example:22"), "expected sftp://"),
+        (("--site", "north", "--address", "sftp:/north.example:22"), "expected sftp://"),
+        (("--site", "north", "--address", "sftp://north.example:222222"), "Port out of range"),
+        (("--site", "north", "--address", "sftp://north example:22"), "is no name of a machine"),
+        (("--site", "north", "--address", "sftp://0.0.0.0:2222"), "that is for --listen"),
         (("--site", "north", "--address", "ftp://north", "--listen", "0.0.0.0:1"), "expected sftp://"),
         ((*GIVEN, "--listen", "2222"), "expected HOST:PORT"),
         ((*GIVEN, "--contact", "a" * 201), "at most 200"),
-        (("--site", "north", "--relay", "sftp://relay.example:22/north"), "no server is named for it"),
+        (("--site", "north", "--relay", "sftp://relay.example:22/north"), "--host-key is missing"),
+        (
+            ("--site", "north", "--relay", "sftp://relay.example:22/north"),
+            "ssh-keyscan -t ed25519 -p 22 relay",
+        ),
+        ((*GIVEN, "--relay", "folder:/srv/gml/outbox"), "--host-key is missing"),
         (("--site", "north", "--address", "folder:north"), "from the folder of their federation.toml"),
         ((*GIVEN, "--host-key", "nowhere.pub"), "cannot read nowhere.pub"),
     ],
@@ -165,6 +174,23 @@ def test_what_is_missing_or_wrong_is_named(tmp_path, capsys, options, found):
     said = capsys.readouterr().err
     assert found in said and "hint:" in said
     assert not (tmp_path / "site.toml").exists() and not list(tmp_path.glob("*.card"))
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("192.168.1.5", "192.168.1.5 is a private address"),
+        ("127.0.0.1", "127.0.0.1 is this machine itself"),
+        ("localhost", "localhost is this machine itself"),
+        ("gml.north.example", ""),
+    ],
+)
+def test_an_address_that_few_can_dial_is_told(tmp_path, capsys, host, words):
+    """A laptop behind NAT hears of the relay before the card goes out."""
+    assert init(tmp_path, "--site", "north", "--address", f"sftp://{host}:2222") == 0
+
+    said = capsys.readouterr().err
+    assert words in said and ("--relay puts a copy" in said) == bool(words)
 
 
 def test_a_server_that_is_there_already_keeps_its_host_key(tmp_path, capsys):

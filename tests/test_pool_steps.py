@@ -177,6 +177,19 @@ def test_a_count_that_is_none_is_refused(parties):
         north.advance()
 
 
+def test_a_summary_of_other_channels_than_ours_is_refused(parties):
+    """Whatever its site said about channels before."""
+    north, south = parties
+    for party in (north, south, north):
+        party.advance()
+    content = pool_steps.documents.collect(north.site, "north", "fingerprint").content
+    more = {**content, "channels": content["channels"] * 2}
+    pool_steps.documents.publish(south.site, "fingerprint", more)
+
+    with pytest.raises(RejectedError, match="site 'south': expected 1 channels, as here, found 2"):
+        north.advance()
+
+
 def served_parties(tmp_path: Path) -> dict[str, tuple[Path, dict[str, str]]]:
     """Site files and nnU-Net folders of two sites that talk SFTP."""
     sites = build_sites(tmp_path, served=True)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunet_kit import folders, use_folders
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from plans_kit import (
     hippocampus_sites,
     merge,
@@ -24,8 +25,15 @@ from plans_kit import (
 from nnunet_gml.phantom import write_dataset
 from nnunet_gml.planning import fingerprint
 from nnunet_gml.planning.fingerprint import summarise
-from nnunet_gml.planning.histograms import BINS_PER_OCTAVE, bin_edges, bin_numbers, merged_bins, percentile
-from nnunet_gml.planning.pooling import Histogram, Summary, pool, read_summary, stand_ins
+from nnunet_gml.planning.histograms import (
+    BINS_PER_OCTAVE,
+    Histogram,
+    bin_edges,
+    bin_numbers,
+    merged_bins,
+    percentile,
+)
+from nnunet_gml.planning.pooling import Summary, pool, read_summary, stand_ins
 from peer_sync.documents import Document
 from peer_sync.errors import ConfigError, RejectedError
 
@@ -183,6 +191,27 @@ def test_a_summary_says_nothing_of_a_single_case(here, few_samples):
     assert content["shape_voxels"][1]["counts"] == [7]
 
 
+@pytest.mark.parametrize("content", [b"no image", b""])
+def test_an_image_that_cannot_be_read_is_named(here, few_samples, content):
+    """A damaged file ends in a sentence, whichever case it is."""
+    dataset = write_raw(raw(here), "Dataset601_damaged", [0, 1, 2, 3, 4])
+    (dataset / "imagesTr" / "dataset601_damaged_003_0000.nii.gz").write_bytes(content)
+
+    with pytest.raises(ConfigError, match="damaged_003"):
+        summarise(dataset, 5)
+
+
+@pytest.mark.parametrize("intensity", [float("nan"), float("inf"), 1e30])
+def test_an_intensity_that_is_no_number_names_its_case(here, few_samples, monkeypatch, intensity):
+    """What could not be pooled is not published."""
+    dataset = write_raw(raw(here), "Dataset601_infinite", [0, 1, 2, 3, 4])
+    found = (8, 12, 12), (2.0, 1.0, 1.0), [[1.0, intensity]], None, 1.0
+    monkeypatch.setattr(DatasetFingerprintExtractor, "analyze_case", lambda *task: found)
+
+    with pytest.raises(ConfigError, match=r"infinite_000.*NaN, infinite"):
+        summarise(dataset, 5)
+
+
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> dict:
     """A good summary of one of two sites."""
@@ -219,6 +248,12 @@ def test_a_good_summary_is_read(content):
         lambda c: c["channels"][0].update(n=10**9),
         lambda c: c["channels"][0].update(sum=1e300),
         lambda c: c["channels"][0].update(sum_of_squares=1.0),
+        lambda c: c["channels"][0].update(sum_of_squares=1e20),
+        lambda c: c["channels"][0].update(sum_of_squares=1e308),
+        lambda c: c["channels"][0].update(max=1e300),
+        lambda c: c.update(channels=[]),
+        lambda c: c["spacing_mm"][0].update(values=[1e-320]),
+        lambda c: c["shape_voxels"][0].update(values=[1e300]),
         lambda c: c["channels"][0].update(min=-1e6),
         lambda c: c["channels"][0].update(max="9"),
         lambda c: c["channels"][0]["steps"].__setitem__(1, 0),

@@ -80,6 +80,17 @@ def test_a_site_without_listen_cannot_be_served(tmp_path, capsys):
     assert 'listen = "0.0.0.0:2222"' in shown
 
 
+def test_a_site_with_a_relay_has_nothing_to_serve(tmp_path, capsys):
+    """Who follows the page too far is told so, and what to look at instead."""
+    path = build_sites(tmp_path)["south"].path
+    path.write_text(f'{path.read_text()}relay = "folder:{tmp_path}"\n')
+
+    assert cli.main(["serve", str(path)]) == 2
+
+    said = capsys.readouterr().err
+    assert "nothing to serve here" in said and f"nnunet-gml doctor {path}" in said
+
+
 def test_a_training_leaves_the_outbox_to_serve_and_takes_over_after_it(south, tmp_path):
     """It says so once each time, and is never without a server for longer than a round."""
     keeper = Keeper(south)

@@ -48,10 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.planned import planned
     from nnunet_gml.preflight.run import Training, as_json, sections, verdict
 
+    site = named_site(args.site)
     plan = planned(args.dataset, args.configuration, args.plans)
-    training = Training(
-        named_site(args.site), plan, args.fold, args.trainer, max(0, args.steps), not args.offline
-    )
+    training = Training(site, plan, args.fold, args.trainer, max(0, args.steps), not args.offline)
     console, found = Console(highlight=False), []
     with Console(stderr=True).status("checking ...") as status:
         for section in sections(training, lambda title: status.update(f"checking {title} ...")):

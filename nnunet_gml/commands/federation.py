@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from peer_sync.federation import Federation
+    from peer_sync.federation import Federation, Member
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
     Run = Callable[[argparse.Namespace], int]
 
 MAX_SEED = 2**31
+OWN = ("name", "public_key", "address")
+"""What no two cards have in common."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,19 +85,33 @@ def _new(args: argparse.Namespace) -> int:
     from secrets import randbelow
 
     from peer_sync import founding
-    from peer_sync.card import read_card_file
 
     seed = randbelow(MAX_SEED) if args.seed is None else args.seed
-    members = [read_card_file(path) for path in args.cards]
-    return _tell(founding.found(args.out, args.name, seed, members))
+    return _tell(founding.found(args.out, args.name, seed, _read_cards(args.cards)))
 
 
 def _add(args: argparse.Namespace) -> int:
     from peer_sync import founding
-    from peer_sync.card import read_card_file
 
-    members = [read_card_file(path) for path in args.cards]
-    return _tell(founding.add(args.file, members, args.replace))
+    return _tell(founding.add(args.file, _read_cards(args.cards), args.replace))
+
+
+def _read_cards(paths: Sequence[Path]) -> list[Member]:
+    """The cards of different sites. Raises `ConfigError`, also where two are of one site."""
+    from peer_sync.card import read_card_file
+    from peer_sync.errors import ConfigError
+
+    cards = [(path, read_card_file(path)) for path in paths]
+    for number, (path, member) in enumerate(cards):
+        for other_path, other in cards[:number]:
+            same = [name for name in OWN if getattr(member, name) == getattr(other, name)]
+            if same:
+                raise ConfigError(
+                    f"two cards have the same {' and '.join(same)}: {other_path} and {path}",
+                    hint="was one card saved twice? If not: each site makes its own, by nnunet-gml init in a "
+                    "folder of its own, and gives an address of its own",
+                )
+    return [member for _, member in cards]
 
 
 def _remove(args: argparse.Namespace) -> int:

@@ -83,6 +83,7 @@ def _answers(args: argparse.Namespace, name: str, settings: Table) -> Answers:
 
 def _way(args: argparse.Namespace, settings: Table) -> tuple[str, str, str]:
     """Address, built-in server and relay; the last two may be empty."""
+    from nnunet_gml.commands import addresses
     from peer_sync import joining
     from peer_sync.address import FOLDER
 
@@ -90,6 +91,11 @@ def _way(args: argparse.Namespace, settings: Table) -> tuple[str, str, str]:
     address = args.address or relay
     if not address:
         address = _ask("--address", "where the others read the outbox", ADDRESS_EXAMPLE)
+    for option, given in (("--relay", relay), ("--address", address)):
+        if given:
+            addresses.check(option, given)
+    if relay and not (args.host_key or settings.content or address.startswith(FOLDER)):
+        raise addresses.host_key_missing(address)
     relay = relay or _relay_of(address, FOLDER)
     listen = args.listen or settings.get("listen", str, "")
     if not (listen or relay or args.host_key or settings.content):
@@ -161,13 +167,16 @@ def _check_same(path: Path, member: Member, args: argparse.Namespace) -> None:
 
 
 def _tell(path: Path, member: Member) -> None:
+    from nnunet_gml.commands import addresses
     from peer_sync.identity import fingerprint
 
     folder = path.parent
+    if doubt := addresses.doubt(member.address):
+        print(f"nnunet-gml: attention: {doubt}", file=sys.stderr)
     print(
         f"nnunet-gml: {folder / member.name} and all other keys stay here; send {path} to whoever founds the "
         f"federation, and read out {fingerprint(member.public_key)}\n"
         f"nnunet-gml: put the federation.toml that comes back beside {folder / 'site.toml'}, then: "
-        f"nnunet-gml federation check {folder / 'site.toml'}",
+        f"nnunet-gml federation show {folder / 'site.toml'}",
         file=sys.stderr,
     )

@@ -20,6 +20,10 @@ LINGER_SECONDS = 30.0
 """Done here: peers look every ten seconds, and still need what we have published last."""
 STILL_WAITING = 3
 """Exit code where others have to do something first."""
+AGAIN = (
+    "not done yet: every site has to run nnunet-gml plans pool. Run this again when the others have; "
+    "what was done is kept. --wait 30m stays and waits"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         if not waiting and args.wait and site.listen:
             time.sleep(LINGER_SECONDS)
     if waiting:
+        _say(AGAIN)
         return STILL_WAITING
     _tell_end(pool)
     return 0
@@ -93,6 +98,10 @@ def _tell_end(pool: Pool) -> None:
     _say(f"all sites have planned the same; plans digest {digest}")
     if not federation.plans_digest:
         _say(f"one of you: nnunet-gml federation agree {federation.path.name} --plans-digest {digest}")
+        _say(
+            "and sends the new file to all before the trainings begin: sites with different files take "
+            "nothing from each other"
+        )
     elif federation.plans_digest != digest:
         _say(f"attention: federation.toml expects {federation.plans_digest}")
     wishes = pool.wishes

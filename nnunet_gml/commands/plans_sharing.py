@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nnunet_gml.planning.plan_documents import PeerPlans
     from nnunet_gml.planning.planned import Planned
     from nnunet_gml.planning.plans import FieldDifference
     from peer_sync.site import Site
@@ -67,12 +68,11 @@ def _offer(args: argparse.Namespace) -> int:
 
 def _adopt(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.adopting import adopt, plans_from_file, preprocess
-    from nnunet_gml.planning.plan_documents import peer_plans
     from peer_sync.errors import ConfigError
     from peer_sync.site import load_site
 
     site = load_site(args.site)
-    offered = peer_plans(site, args.peer) if args.peer else None
+    offered = _offered(site, args.peer) if args.peer else None
     configuration = args.configuration or (offered.configuration if offered else "")
     if not configuration:
         raise ConfigError("a plans file does not say which configuration is meant", "add -c 3d_fullres, say")
@@ -83,11 +83,34 @@ def _adopt(args: argparse.Namespace) -> int:
     if offered is not None:
         _tell_rest(site, found, offered.contract, offered.site)
     if args.no_preprocess:
-        print("the images have to be preprocessed anew before a training: nnUNetv2_preprocess")
+        print(
+            "the images have to be preprocessed anew before a training: "
+            f"nnUNetv2_preprocess -d {args.dataset} -plans_name {found.plans_name} -c {configuration}\n"
+            f"and, if the dataset was never planned here: nnUNetv2_extract_fingerprint -d {args.dataset}"
+        )
     else:
         preprocess(found, args.np)
     _tell_digest(site, found)
     return 0
+
+
+def _offered(site: Site, peer: str) -> PeerPlans:
+    """A peer's plans. Raises as `peer_plans`; the error says what has to be done first, and where."""
+    from nnunet_gml.planning.plan_documents import peer_plans
+    from peer_sync.errors import ConfigError, NotFoundError
+
+    if peer == site.name:
+        raise ConfigError(
+            f"--from is {peer!r}, which is this site itself", hint="name the site whose plans to take"
+        )
+    try:
+        return peer_plans(site, peer)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"site {peer!r} has not offered its plans yet ({error})",
+            hint=f"first at {peer}: nnunet-gml plans offer SITE_TOML DATASET CONFIGURATION; "
+            "or plan together, at every site: nnunet-gml plans pool",
+        ) from error
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -20,10 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until somebody ends it; logins, downloads and denials are on standard error, too."""
+    from peer_sync.errors import ConfigError
     from peer_sync.server.running import serving
     from peer_sync.site import load_site
 
     site = load_site(args.site)
+    if site.relay and site.listen is None:
+        raise ConfigError(
+            f"there is nothing to serve here: the others read the outbox of site {site.name!r} at "
+            f"{site.member.address}, where a copy of it is put",
+            hint=f"nnunet-gml doctor {args.site} says whether it can be read there",
+        )
     with serving(site, console=True) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop.set())

@@ -7,7 +7,9 @@ here as numbers only, compared with the network of our plans, and written anew: 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,11 +26,22 @@ from nnunet_gml.tensors import all_finite
 from peer_sync.errors import ConfigError, quoted
 from peer_sync.storage import CHUNK_BYTES, part_path
 
-ENTRY = re.compile(rf"[^/]+/[^/]+__(?P<configuration>[^/]+)/fold_(?P<fold>\w+)/{re.escape(FINAL)}")
+ENTRY = re.compile(rf"[\w.-]+/[\w.-]+__(?P<configuration>[\w.-]+)/fold_(?P<fold>\w+)/{re.escape(FINAL)}")
 """nnU-Net's layout of a zip: DATASET/TRAINER__PLANS__CONFIGURATION/fold_X/checkpoint_final.pth."""
 NOT_TAKEN = ".seg_layers."
 """nnU-Net takes all but the layers that give the classes; these begin anew, and may have another shape."""
 MAX_ENTRIES = 10_000
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+"""What `zipfile` raises for zips that are cut short, changed, encrypted or packed in another way."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,9 @@ def _weights_in(
         return entry.filename, read_checkpoint(part)[WEIGHTS]
     except OSError as error:
         raise ConfigError(
-            f"cannot read {source}: {error.strerror or error}", "check path and rights"
+            f"cannot unpack {source} in {scratch}: {error.strerror or error}", "check path, rights and space"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{source} is not a whole zip: {quoted(error)}", "fetch it again") from error
     finally:
         part.unlink(missing_ok=True)
@@ -109,18 +122,18 @@ def _entry(archive: zipfile.ZipFile, source: Path, configuration: str, fold: str
     found = [(match, info) for info in listed if (match := ENTRY.fullmatch(info.filename))]
     configurations = {match["configuration"] for match, _ in found}
     chosen = configuration if configuration in configurations or len(configurations) != 1 else None
-    fitting = sorted(
-        (info.filename, info)
+    fitting = [
+        info
         for match, info in found
         if chosen in (None, match["configuration"]) and fold in (None, match["fold"])
-    )
+    ]
     if not fitting:
         names = ", ".join(quoted(info.filename) for _, info in found[:20]) or f"no {FINAL}"
         raise ConfigError(
             f"{source} has no fold {fold or 'at all'} of configuration {configuration}, but {names}",
             "name another fold with --fold, or train the configuration that the zip has",
         )
-    return fitting[0][1]
+    return min(fitting, key=lambda info: info.filename)
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
@@ -142,8 +155,8 @@ def _matching(
         if NOT_TAKEN in name:
             continue
         found = weights.get(name)
-        if found is None or found.shape != own.shape or not _is_plain(found):
-            shape = "missing" if found is None else f"{found.layout} of shape {tuple(found.shape)}"
+        if found is None or found.shape != own.shape:
+            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
             raise ConfigError(
                 f"{source}: tensor {name} is {shape}, but our plans expect {tuple(own.shape)}",
                 "the weights belong to other plans; nnunet-gml plans adopt --file takes a zip's plans.json",
@@ -155,8 +168,3 @@ def _matching(
     if not all_finite(wanted):
         raise ConfigError(f"{source} holds weights that are NaN or infinite", "take another checkpoint")
     return wanted
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Neither sparse nor quantised nor complex."""
-    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex())

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.foreign_plans import PlansError, check_plans
-from nnunet_gml.planning.planned import Planned, dataset_name, folder_of, planned
+from nnunet_gml.planning.planned import FINGERPRINT, Planned, dataset_name, folder_of, planned, put_file
 from nnunet_gml.planning.stock import dataset_id, run_stock
 from peer_sync.errors import ConfigError
-from peer_sync.storage import write_durably
 
 LOG = "nnunet_gml_adopt.log"
 REPLACED = ".replaced"
 """Ending of the plans file that was there before."""
+BEFORE = ".before"
+"""The same while plans are being adopted."""
 MAX_BYTES = 4 << 20
 
 
@@ -50,28 +51,46 @@ def adopt(dataset: str, plans: Mapping[str, Any], configuration: str) -> Planned
     name = dataset_name(dataset)
     raw, folder = (folder_of(variable) / name for variable in ("nnUNet_raw", "nnUNet_preprocessed"))
     read_json(raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{plans['plans_name']}.json"
-    before = target.read_bytes() if target.exists() else None
-    write_durably(target, json.dumps({**plans, "dataset_name": name}, indent=4).encode() + b"\n")
-    try:
+    with _kept(target):
+        put_file(target, json.dumps({**plans, "dataset_name": name}, indent=4).encode() + b"\n")
         _localise(name, str(plans["plans_name"]), folder)
         _copy_description(raw, folder)
-        found = planned(name, configuration, str(plans["plans_name"]))
-    except BaseException:
-        target.unlink()
-        if before is not None:
-            write_durably(target, before)
-        raise
-    if before is not None:
-        write_durably(target.with_name(target.name + REPLACED), before)
-    return found
+        return planned(name, configuration, str(plans["plans_name"]))
 
 
 def preprocess(found: Planned, processes: int | None = None) -> None:
-    """Preprocess a dataset by its plans with nnU-Net's own command. Raises `ConfigError`."""
-    words = ["-d", dataset_id(found.dataset), "-c", found.configuration, "-plans_name", found.plans_name]
-    run_stock("nnUNetv2_preprocess", *words, *(["-np", str(processes)] if processes else []))
+    """Preprocess a dataset by its plans with nnU-Net's own command. Raises `ConfigError`.
+
+    nnU-Net's training wants the dataset's own fingerprint, too, which planning would have made.
+    """
+    dataset, limit = ("-d", dataset_id(found.dataset)), ["-np", str(processes)] if processes else []
+    if not (found.folder / FINGERPRINT).exists():
+        run_stock("nnUNetv2_extract_fingerprint", *dataset, *limit)
+    words = ["-c", found.configuration, "-plans_name", found.plans_name]
+    run_stock("nnUNetv2_preprocess", *dataset, *words, *limit)
+
+
+@contextmanager
+def _kept(target: Path) -> Iterator[None]:
+    """What ``target`` was comes back if the block fails; else it stays beside it, if it was something else.
+
+    Meanwhile it lies on the disk, so nothing is lost if the computer stops: the next call finds it there.
+    """
+    before = target.with_name(target.name + BEFORE)
+    if target.exists() and not before.exists():
+        put_file(before, target.read_bytes())
+    try:
+        yield
+    except BaseException:
+        if before.exists():
+            before.replace(target)
+        else:
+            target.unlink(missing_ok=True)
+        raise
+    if before.exists() and before.read_bytes() != target.read_bytes():
+        before.replace(target.with_name(target.name + REPLACED))
+    before.unlink(missing_ok=True)
 
 
 def _localise(name: str, plans_name: str, folder: Path) -> None:
@@ -82,6 +101,6 @@ def _localise(name: str, plans_name: str, folder: Path) -> None:
 
 def _copy_description(raw: Path, folder: Path) -> None:
     """As nnU-Net's planner does: dataset.json, and the splits if the raw dataset brings any."""
-    shutil.copyfile(raw / "dataset.json", folder / "dataset.json")
+    put_file(folder / "dataset.json", (raw / "dataset.json").read_bytes())
     if (raw / "splits_final.json").exists() and not (folder / "splits_final.json").exists():
-        shutil.copyfile(raw / "splits_final.json", folder / "splits_final.json")
+        put_file(folder / "splits_final.json", (raw / "splits_final.json").read_bytes())

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nnunet_gml.json_files import read_json
-from nnunet_gml.planning.histograms import bin_numbers, merged_bins
+from nnunet_gml.planning.cases import Case, Channel, analysed, training_files
+from nnunet_gml.planning.histograms import merged_bins
 from peer_sync.errors import ConfigError
 
 ALL_SAMPLES = 10e7
@@ -22,48 +17,9 @@ LEAST_CASES = 5
 """How many cases a bin has at least; a site with fewer cases cannot take part."""
 
 
-@dataclass(frozen=True)
-class Channel:
-    """Sampled foreground intensities of one channel, of one case or of several.
-
-    Attributes:
-        n: how many.
-        sum: of all.
-        sum_of_squares: of all.
-        min: smallest; 0 where there are none.
-        max: largest; 0 where there are none.
-        bins: numbers of the bins that are not empty, see `nnunet_gml.planning.histograms`, and how many
-            are in each.
-    """
-
-    n: int
-    sum: float
-    sum_of_squares: float
-    min: float
-    max: float
-    bins: dict[int, int]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is kept of one case until the site's summary is made; never shown to anybody.
-
-    Attributes:
-        shape: voxels along each axis, without the empty border.
-        spacing: mm along each axis.
-        relative_size: the part of the image that is left without the border.
-        channels: intensities.
-    """
-
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    relative_size: float
-    channels: tuple[Channel, ...]
-
-
 def count_cases(raw: Path) -> int:
     """How many training cases a raw dataset has, counted as nnU-Net does. Raises `ConfigError`."""
-    cases = len(_training_files(raw))
+    cases = len(training_files(raw))
     if not cases:
         raise ConfigError(
             f"{raw}/imagesTr has no training cases", hint="put images there as nnU-Net wants them"
@@ -95,7 +51,7 @@ def summarise(
     Raises:
         ConfigError: the dataset cannot be read, has too few cases, or no foreground.
     """
-    files = _training_files(raw)
+    files = training_files(raw)
     if len(files) < least:
         raise ConfigError(
             f"{raw} has {len(files)} training cases, but a summary needs at least {least}: of fewer it would "
@@ -103,82 +59,10 @@ def summarise(
             hint="take the plans of another site instead: nnunet-gml plans adopt",
         )
     cases = []
-    for case in _analysed(raw, files, samples_per_case(all_cases), processes):
+    for case in analysed(raw, files, samples_per_case(all_cases), processes):
         cases.append(case)
         step()
     return {**_geometry(cases, least), "channels": [_content(channel) for channel in _channels(cases, raw)]}
-
-
-def _training_files(raw: Path) -> dict[str, dict[str, Any]]:
-    """Images and label of each case, by nnU-Net's own functions, without the one that forks processes."""
-    from nnunetv2.utilities import utils
-
-    description = read_json(raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
-    try:
-        if "dataset" in description:
-            return dict(utils.get_filenames_of_train_images_and_targets(str(raw), description))
-        ending, images = description["file_ending"], str(raw / "imagesTr")
-        names = utils.get_identifiers_from_splitted_dataset_folder(images, ending)
-        listing = sorted(path.name for path in (raw / "imagesTr").iterdir())
-        return {
-            str(name): {
-                "images": utils.create_paths_fn(images, listing, ending, name),
-                "label": str(raw / "labelsTr" / f"{name}{ending}"),
-            }
-            for name in names
-        }
-    except (OSError, KeyError, AssertionError) as error:
-        raise ConfigError(
-            f"{raw}: cannot list the training cases: {error}",
-            hint="nnUNetv2_plan_and_preprocess --verify_dataset_integrity says what is wrong",
-        ) from error
-
-
-def _analysed(raw: Path, files: dict[str, dict[str, Any]], samples: int, processes: int) -> Iterable[Case]:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    first = next(iter(files.values()))["images"][0]
-    description = read_json(raw / "dataset.json", "")
-    reader = determine_reader_writer_from_dataset_json(description, first, verbose=False)
-    tasks = [(case["images"], case["label"], reader, samples) for case in files.values()]
-    with _mapping(processes) as mapping:
-        yield from mapping(_analyse, tasks)
-
-
-@contextmanager
-def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Case]]]:
-    if processes < 2:
-        yield map
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap
-
-
-def _analyse(task: tuple[list[str], str, type, int]) -> Case:
-    """One case, by nnU-Net's own reader, crop and sampler."""
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
-        DatasetFingerprintExtractor,
-    )
-
-    shape, spacing, intensities, _, size = DatasetFingerprintExtractor.analyze_case(*task)
-    return Case(
-        tuple(map(int, shape)), tuple(map(float, spacing)), float(size), tuple(map(_channel, intensities))
-    )
-
-
-def _channel(intensities: Sequence[float]) -> Channel:
-    values = np.asarray(intensities, dtype=np.float64)
-    if not len(values):
-        return Channel(0, 0.0, 0.0, 0.0, 0.0, {})
-    numbers, counts = np.unique(bin_numbers(values), return_counts=True)
-    return Channel(
-        n=len(values),
-        sum=float(values.sum()),
-        sum_of_squares=float(np.square(values).sum()),
-        min=float(values.min()),
-        max=float(values.max()),
-        bins=dict(zip(numbers.tolist(), counts.tolist(), strict=True)),
-    )
 
 
 def together(channels: Iterable[Channel]) -> Channel:

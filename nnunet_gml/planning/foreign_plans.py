@@ -15,6 +15,8 @@ from peer_sync.errors import quoted
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 NETWORK = re.compile(r"dynamic_network_architectures\.architectures\.[a-z0-9_]{1,64}\.[A-Z][A-Za-z0-9]{0,63}")
 LAYER = re.compile(r"torch\.nn\.(modules\.[a-z]{1,32}\.)?[A-Z][A-Za-z0-9]{0,63}")
+RESERVED = ("dataset", "dataset_fingerprint", "splits_final", "gt_segmentations")
+"""Files and the folder that lie beside plans: none of them may be overwritten or removed."""
 LAYERS = ("conv_op", "norm_op", "dropout_op", "nonlin")
 """Arguments of a network that name a class; all others are numbers."""
 MOST_NUMBER = 1e30
@@ -146,11 +148,20 @@ def _is_intensities(value: object) -> bool:
     )
 
 
+def _is_place(value: object) -> bool:
+    """The name of a plans file or of a folder of preprocessed cases, so of nothing else that lies there."""
+    return _is_name(value) and str(value).lower() not in RESERVED
+
+
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and value > 0  # type: ignore[operator]
+
+
 _is_name = _is_match(NAME)
 _is_names = _is_list(_is_name)
 PLANS: Mapping[str, Check] = {
     "dataset_name": _is_name,
-    "plans_name": _is_name,
+    "plans_name": _is_place,
     "original_median_spacing_after_transp": _is_list(_is_number),
     "original_median_shape_after_transp": _is_list(_is_number),
     "image_reader_writer": _is_name,
@@ -162,10 +173,11 @@ PLANS: Mapping[str, Check] = {
     "foreground_intensity_properties_per_channel": _is_intensities,
 }
 CONFIGURATION: Mapping[str, Check] = {
-    **dict.fromkeys(("inherits_from", "previous_stage", "next_stage", "data_identifier"), _is_name),
+    **dict.fromkeys(("inherits_from", "previous_stage", "next_stage"), _is_name),
+    "data_identifier": _is_place,
     "preprocessor_name": _is_name,
-    "batch_size": _is_whole,
-    **dict.fromkeys(("patch_size", "median_image_size_in_voxels", "spacing"), _is_list(_is_number)),
+    "batch_size": lambda value: _is_whole(value) and value > 0,
+    **dict.fromkeys(("patch_size", "median_image_size_in_voxels", "spacing"), _is_list(_is_positive)),
     "normalization_schemes": _is_names,
     "use_mask_for_norm": _is_list(lambda value: isinstance(value, bool)),
     **dict.fromkeys((f"resampling_fn_{what}" for what in ("data", "seg", "probabilities")), _is_name),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,25 @@ def percentile(edges: Floats, counts: Counts, percent: float) -> float:
         for place in (math.floor(position), math.ceil(position))
     )
     return low + (high - low) * (position - math.floor(position))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many cases have which value; ascending."""
+
+    values: Floats
+    counts: Counts
+
+    def percentile(self, percent: float) -> float:
+        """As `numpy.percentile` of all cases, 0 to 100."""
+        return percentile(self.values, self.counts, percent)
+
+    def middle(self) -> tuple[float, float]:
+        """The two values in the middle of all cases; the same one twice for an odd number."""
+        upto = np.cumsum(self.counts)
+        places = (int(upto[-1]) - 1) // 2, int(upto[-1]) // 2
+        low, high = (float(self.values[np.searchsorted(upto, place, side="right")]) for place in places)
+        return low, high
 
 
 def merged_bins(values: Sequence[float], least: int) -> tuple[list[float], list[int]]:

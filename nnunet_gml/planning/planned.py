@@ -9,8 +9,10 @@ from typing import Any
 
 from nnunet_gml.json_files import read_json
 from peer_sync.errors import ConfigError
+from peer_sync.storage import write_durably
 
-PLAN_FIRST = "plan with nnU-Net first (nnUNetv2_plan_and_preprocess), or adopt a peer's plans"
+FINGERPRINT = "dataset_fingerprint.json"
+PLAN_FIRST = "plan with nnU-Net first, or together with the others: nnunet-gml plans pool"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def planned(dataset: str, configuration: str, plans_name: str = "nnUNetPlans") -
         )
     dataset_json = read_json(folder / "dataset.json", PLAN_FIRST)
     return Planned(name, folder, plans_name, plans, dataset_json, configuration)
+
+
+def put_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole, in place of what is there; makes its folder. Raises `ConfigError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", "check rights and free space") from error
 
 
 def folder_of(variable: str) -> Path:

@@ -25,7 +25,7 @@ from nnunet_gml.planning.plan_documents import (
     shown_dataset,
     told,
 )
-from nnunet_gml.planning.planned import Planned, dataset_name, folder_of, planned
+from nnunet_gml.planning.planned import FINGERPRINT, Planned, dataset_name, folder_of, planned, put_file
 from nnunet_gml.planning.plans import contract_differences, contract_of
 from nnunet_gml.planning.pooling import MOST_CASES, Summary, pool, read_summary
 from nnunet_gml.planning.stock import dataset_id, run_stock
@@ -34,11 +34,9 @@ from peer_sync import documents
 from peer_sync.documents import Document
 from peer_sync.errors import ConfigError, RejectedError, quoted
 from peer_sync.site import Site
-from peer_sync.storage import write_durably
 
 AGREED = ("channel_names", "planner", "gpu_memory_target_gb", "nnunetv2")
 """What every site states beside its number of cases: it has to be equal, or the plans will not be."""
-FINGERPRINT = "dataset_fingerprint.json"
 KIND = "fingerprint"
 LOG = "nnunet_gml_plan.log"
 
@@ -154,7 +152,16 @@ class Pool:
             for peer, found in peers.items()
             if found.counts != counts
         ]
-        return [read_summary(own), *peers.values()], waiting
+        summary = read_summary(own)
+        for peer, found in peers.items():
+            if len(found.channels) != len(summary.channels):
+                raise RejectedError(
+                    "document",
+                    f"document {KIND} of site {peer!r}: expected {len(summary.channels)} channels, as here, "
+                    f"found {len(found.channels)}",
+                    hint="every image needs the channels that dataset.json names",
+                )
+        return [summary, *peers.values()], waiting
 
     def _summarise(self, counts: Mapping[str, int]) -> Document:
         total, ours = sum(counts.values()), counts[self.site.name]
@@ -200,8 +207,7 @@ class Pool:
         return ours
 
     def _plan(self, data: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self.folder / FINGERPRINT, data)
+        put_file(self.folder / FINGERPRINT, data)
         wishes = self.wishes
         words = [
             "-d",

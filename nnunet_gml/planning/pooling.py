@@ -9,39 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_gml.planning.fingerprint import Channel, samples_per_case, together
-from nnunet_gml.planning.histograms import MOST_BIN, Counts, Floats, bin_edges, bin_numbers, percentile
+from nnunet_gml.planning.cases import Channel
+from nnunet_gml.planning.fingerprint import samples_per_case, together
+from nnunet_gml.planning.histograms import (
+    MOST_BIN,
+    MOST_EXPONENT,
+    Histogram,
+    bin_edges,
+    bin_numbers,
+    percentile,
+)
 from peer_sync.documents import Document
 from peer_sync.errors import RejectedError, quoted
 
 FEWEST_CASES = 3
 """A bin of cases with fewer is refused, whatever its site allows itself."""
 MOST_CASES = 1_000_000
+LEAST_MEASURE, MOST_MEASURE = 1e-9, 1e9
+"""Of spacings, shapes and extents, in any unit that images come in."""
 AXES = 3
 GEOMETRY = ("spacing_mm", "shape_voxels", "extent_mm")
 FIELDS = {"counts", "relative_size", "channels", *GEOMETRY}
 CHANNEL_FIELDS = {"n", "sum", "sum_of_squares", "min", "max", "steps", "counts"}
 SLACK = 1e-9
 """Sums are rounded: so much may they seem to be wrong, relatively."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How many cases have which value; ascending."""
-
-    values: Floats
-    counts: Counts
-
-    def percentile(self, percent: float) -> float:
-        """As `numpy.percentile` of all cases, 0 to 100."""
-        return percentile(self.values, self.counts, percent)
-
-    def middle(self) -> tuple[float, float]:
-        """The two values in the middle of all cases; the same one twice for an odd number."""
-        upto = np.cumsum(self.counts)
-        places = (int(upto[-1]) - 1) // 2, int(upto[-1]) // 2
-        low, high = (float(self.values[np.searchsorted(upto, place, side="right")]) for place in places)
-        return low, high
 
 
 @dataclass(frozen=True)
@@ -165,6 +156,7 @@ def _summary(content: Mapping[str, Any], site: str) -> Summary:
     geometry = {name: [_histogram(axis, cases) for axis in content[name]] for name in GEOMETRY}
     _expect(all(len(axes) == AXES for axes in geometry.values()), "another number of axes than 3")
     channels = [_channel(channel, samples) for channel in content["channels"]]
+    _expect(len(channels) > 0, "no channels")
     return Summary(dict(counts), geometry, _histogram(content["relative_size"], cases), channels)
 
 
@@ -172,7 +164,7 @@ def _histogram(content: Mapping[str, Any], cases: int) -> Histogram:
     _expect(content.keys() == {"values", "counts"}, "other fields in a histogram")
     values, counts = content["values"], content["counts"]
     _expect(len(values) == len(counts), "a histogram with unequal lists")
-    _expect(all(_is_real(value) and value > 0 for value in values), "a value that is no positive number")
+    _expect(all(map(_is_measure, values)), f"a value that is not from {LEAST_MEASURE} to {MOST_MEASURE}")
     _expect(all(_is_count(count) and count >= FEWEST_CASES for count in counts), "a bin of too few cases")
     _expect(sum(counts) == cases, "a histogram of another number of cases")
     found = Histogram(np.array(values, dtype=np.float64), np.array(counts, dtype=np.int64))
@@ -205,14 +197,20 @@ def _check_moments(channel: Channel) -> None:
     """Sums that intensities between the smallest and the largest can have."""
     sums = (channel.sum, channel.sum_of_squares, channel.min, channel.max)
     _expect(all(map(_is_real, sums)), "an intensity that is no number")
-    slack = SLACK * channel.n * max(abs(channel.min), abs(channel.max), 1e-30)
+    largest = max(abs(channel.min), abs(channel.max))
+    _expect(largest <= 2.0**MOST_EXPONENT, f"an intensity beyond 2^{MOST_EXPONENT}")
+    slack = SLACK * channel.n * max(largest, 1e-30)
     _expect(
         channel.n * channel.min - slack <= channel.sum <= channel.n * channel.max + slack,
         "a sum that does not fit its smallest and largest intensity",
     )
     _expect(
-        channel.sum_of_squares * (1 + SLACK) >= channel.sum**2 / channel.n,
+        channel.sum**2 / channel.n <= channel.sum_of_squares * (1 + SLACK),
         "a sum of squares that is too small",
+    )
+    _expect(
+        channel.sum_of_squares <= channel.n * largest**2 * (1 + SLACK),
+        "a sum of squares that is too large",
     )
 
 
@@ -222,6 +220,10 @@ def _is_count(value: object) -> bool:
 
 def _is_real(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_measure(value: object) -> bool:
+    return _is_real(value) and LEAST_MEASURE <= value <= MOST_MEASURE  # type: ignore[operator]
 
 
 def _expect(is_good: bool, found: str) -> None:

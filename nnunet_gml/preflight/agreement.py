@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from nnunet_gml.planning.asking import ask_all, publish_once
 from nnunet_gml.planning.labels import Difference, compare
@@ -12,9 +13,14 @@ from nnunet_gml.planning.planned import Planned
 from nnunet_gml.planning.plans import class_names, contract_differences, contract_of
 from nnunet_gml.planning.spelling import likely_pairs
 from nnunet_gml.versions import installed_versions
+from peer_sync import names
+from peer_sync.ages import age_words
+from peer_sync.checks import way_to_agree
 from peer_sync.doctor.findings import FAILED, OK, UNKNOWN, WARNING, Result
+from peer_sync.doctor.offers import MAX_SKEW
 from peer_sync.documents import Document
 from peer_sync.errors import ConfigError, NotFoundError, PeerSyncError, RejectedError, TransportError, quoted
+from peer_sync.manifest import MAX_NUMBER
 from peer_sync.site import Site
 
 KIND = "about"
@@ -30,24 +36,25 @@ def check_versions(site: Site, publishes: bool = True) -> Result:
     if not publishes:
         return Result(OK, found)
     try:
-        publish_once(site, KIND, versions)
+        publish_once(site, KIND, {**versions, "federation": _federation_of(site)})
     except (ConfigError, TransportError) as error:
         return Result(WARNING, f"{found}; not published: {error}", advice=f"Please {error.hint}.")
     return Result(OK, f"{found}; published")
 
 
-def all_versions(site: Site) -> dict[str, dict[str, str] | PeerSyncError]:
+def all_versions(site: Site) -> dict[str, Document | PeerSyncError]:
     """What each peer has installed, as it told, or why that is not known."""
-    return ask_all(site, KIND, _read_versions)
+    return ask_all(site, KIND, _checked_versions)
 
 
-def compare_versions(peer: str, theirs: Mapping[str, str] | PeerSyncError) -> Result:
+def compare_versions(peer: str, theirs: Document | PeerSyncError) -> Result:
     """The plugin and nnU-Net should be the same everywhere; torch and Python need not."""
     if isinstance(theirs, PeerSyncError):
         return _not_known(theirs, "nnunet-gml check")
     ours = installed_versions()
-    other = [name for name in MUST_EQUAL if theirs[name] != ours[name]]
-    found = ", ".join(f"{name} {version}" for name, version in theirs.items())
+    versions = {name: theirs.content[name] for name in ours}
+    other = [name for name in MUST_EQUAL if versions[name] != ours[name]]
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
     if not other:
         return Result(OK, found)
     expected = ", ".join(f"{name} {ours[name]}" for name in other)
@@ -56,6 +63,34 @@ def compare_versions(peer: str, theirs: Mapping[str, str] | PeerSyncError) -> Re
         "every site before a training that counts; constraints.txt has the versions that were tested."
     )
     return Result(WARNING, found, f"{expected}, as here", advice)
+
+
+def compare_federation(site: Site, peer: str, theirs: Document | PeerSyncError) -> Result:
+    """Sites with different federation files take nothing from each other."""
+    if isinstance(theirs, PeerSyncError):
+        return _not_known(theirs, "nnunet-gml check")
+    ours, found = _federation_of(site), theirs.content["federation"]
+    told, expected = (f"version {it['version']}, {it['digest'][:16]}..." for it in (found, ours))
+    if found == ours:
+        return Result(OK, told)
+    advice = f"{way_to_agree(ours['version'], found['version'], peer)}."
+    return Result(WARNING, told, f"{expected}, as here", advice[0].upper() + advice[1:])
+
+
+def compare_clocks(peer: str, theirs: Document | PeerSyncError) -> Result:
+    """What was signed later than now was signed by another clock; one that is behind does not show here."""
+    if isinstance(theirs, PeerSyncError):
+        return _not_known(theirs, "nnunet-gml check")
+    now = datetime.now(UTC)
+    if theirs.created - now <= MAX_SKEW:
+        return Result(OK, "not ahead of ours")
+    words = f"at least {age_words(theirs.created - now)} ahead of ours"
+    advice = (
+        f"Site {peer} has signed its versions at {theirs.created:%Y-%m-%d %H:%M:%S} UTC, and here it is "
+        f"{now:%Y-%m-%d %H:%M:%S} UTC. Please compare both machines with a time server (NTP): of two clocks "
+        "that differ, offers look stale or expired."
+    )
+    return Result(WARNING, words, f"apart by less than {age_words(MAX_SKEW)}", advice)
 
 
 def check_digest(site: Site, plan: Planned) -> Result:
@@ -152,11 +187,13 @@ def _not_known(error: PeerSyncError, command: str) -> Result:
     return Result(WARNING, str(error), advice=f"This was not believed. {error.hint}".strip())
 
 
-def _read_versions(document: Document) -> dict[str, str]:
-    """Nothing but versions. Raises `RejectedError`."""
+def _checked_versions(document: Document) -> Document:
+    """Nothing but versions, and which federation file. Raises `RejectedError`."""
     content, known = document.content, installed_versions().keys()
-    is_good = content.keys() == known and all(
-        isinstance(value, str) and VERSION.fullmatch(value) for value in content.values()
+    is_good = (
+        content.keys() == {*known, "federation"}
+        and all(isinstance(content[name], str) and VERSION.fullmatch(content[name]) for name in known)
+        and _is_federation(content["federation"])
     )
     if not is_good:
         raise RejectedError(
@@ -165,4 +202,19 @@ def _read_versions(document: Document) -> dict[str, str]:
             f"found {quoted(content)}",
             hint="is another version of this plugin used there?",
         )
-    return content
+    return document
+
+
+def _federation_of(site: Site) -> dict[str, Any]:
+    return {"version": site.federation.version, "digest": site.federation.digest}
+
+
+def _is_federation(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"version", "digest"}
+        and type(value["version"]) is int
+        and 1 <= value["version"] <= MAX_NUMBER
+        and isinstance(value["digest"], str)
+        and names.DIGEST.fullmatch(value["digest"]) is not None
+    )

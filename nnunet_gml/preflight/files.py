@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_gml.json_files import read_json
-from nnunet_gml.planning.planned import Planned, folder_of
+from nnunet_gml.planning.planned import FINGERPRINT, Planned, folder_of
 from peer_sync.doctor.findings import FAILED, OK, WARNING, Result
 from peer_sync.errors import ConfigError
 
@@ -58,6 +58,9 @@ def check_preprocessed(plan: Planned) -> Result:
     if missing:
         found = f"{len(missing)} of {len(missing | cases)} cases are missing in {folder}: {_some(missing)}"
         return Result(FAILED, found, "all cases", advice)
+    if not (plan.folder / FINGERPRINT).exists():
+        advice = f"nnU-Net's training reads it. Please run nnUNetv2_extract_fingerprint -d {plan.dataset}"
+        return Result(FAILED, f"no {FINGERPRINT} in {plan.folder}", "this dataset's own", advice)
     return Result(OK, f"{len(cases)} cases in {folder.name}")
 
 

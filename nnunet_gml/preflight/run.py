@@ -108,6 +108,8 @@ def _agreement(training: Training) -> list[Finding]:
     for peer in site.federation.peers_of(site.name):
         results = {
             "versions": agreement.compare_versions(peer, versions[peer]),
+            "federation": agreement.compare_federation(site, peer, versions[peer]),
+            "clock": agreement.compare_clocks(peer, versions[peer]),
             "plans": agreement.compare_plans(site, plan, peer, plans[peer]),
             "labels": agreement.compare_labels(site, plan, peer, plans[peer]),
         }

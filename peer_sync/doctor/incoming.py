@@ -66,5 +66,6 @@ def _please(site: Site, peer: str, place: str) -> str:
     host, port = site.listen or ("", 0)
     return (
         f"Please ask site {peer!r} to run nnunet-gml doctor. If it does not reach us: please allow incoming "
-        f"TCP connections from there to {place} (our server listens on {host} port {port} of this machine)."
+        f"TCP connections from there to {place} (our server listens on {host} port {port} of this machine). "
+        "If nobody can dial in here (NAT, a laptop): `relay` in site.toml (docs/how-to/network.md)."
     )

@@ -58,10 +58,10 @@ class Offer:
         known: tuple[tuple[str, Callable[[Manifest], Result]], ...] = (
             ("plans", self._plans),
             ("age", self._age),
-            ("clock", self._clock),
             ("read speed", self._speed),
         )
         return [
+            Check("clock", self._clock, cut),
             Check("manifest", self._manifest, cut),
             *(Check(name, self._with_manifest(work), cut) for name, work in known),
         ]
@@ -92,7 +92,10 @@ class Offer:
         try:
             self.manifest = judging.newest(self.site, self.owner, self.transport)
         except NotFoundError as error:
-            advice = f"Site {self.owner!r} offers nothing yet ({error}). Its first offer ends its warm-up."
+            advice = (
+                f"Site {self.owner!r} offers nothing yet ({error}). Before its first training that is as it "
+                "should be: the first offer comes when its warm-up ends."
+            )
             return Result(WARNING, "nothing is offered yet", advice=advice, ends=True)
         except RejectedError as error:
             advice = (
@@ -135,6 +138,9 @@ class Offer:
 
     def _age(self, found: Manifest) -> Result:
         now, limit = datetime.now(UTC), self.site.stale_days
+        ahead = found.created_at - now
+        if ahead > MAX_SKEW:
+            return self._other_clock(ahead, "made in the future: its clock is ")
         made = f"made {ago(now - found.created_at)}"
         expected = f"less than {limit} d old, and not expired"
         if found.expires_at <= now:
@@ -151,22 +157,22 @@ class Offer:
             return Result(WARNING, f"{made}: stale", expected, advice)
         return Result(OK, f"{made}, expires in {age_words(found.expires_at - now)}")
 
-    def _clock(self, found: Manifest) -> Result:
-        expected = f"apart by less than {age_words(MAX_SKEW)}"
+    def _clock(self) -> Result:
         skew = self._skew()
         if skew is None:
-            ahead = found.created_at - datetime.now(UTC)
-            if ahead <= MAX_SKEW:
-                return Result(UNKNOWN, "this server does not tell its clock", expected)
-            skew = ahead
+            return Result(UNKNOWN, "this server does not tell its clock")
         if abs(skew) <= MAX_SKEW:
             return Result(OK, f"{abs(skew).total_seconds():.0f} s apart")
+        return self._other_clock(skew)
+
+    def _other_clock(self, skew: timedelta, before: str = "") -> Result:
+        """The verdict on a clock that is not as ours."""
         words = f"{age_words(abs(skew))} {'ahead of' if skew > timedelta() else 'behind'} ours"
         advice = (
             f"The clock of site {self.owner!r} is {words} (here it is {datetime.now(UTC):%Y-%m-%d %H:%M:%S} "
             "UTC). Please compare both machines with a time server (NTP)."
         )
-        return Result(WARNING, words, expected, advice)
+        return Result(WARNING, f"{before}{words}", f"apart by less than {age_words(MAX_SKEW)}", advice)
 
     def _skew(self) -> timedelta | None:
         """How far the server's clock is ahead of ours, to about a second; None when it does not tell.

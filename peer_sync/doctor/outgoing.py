@@ -134,11 +134,16 @@ class Outgoing:
         outcome, expected = self._session(), fingerprint(self.door.host_key)
         if isinstance(outcome, RejectedError) and outcome.rule == "host-key":
             expected, found = _keys(str(outcome)) or (expected, str(outcome))
-            advice = sentences.other_host_key(self._attempt(), found, expected)
+            advice = sentences.other_host_key(self._attempt(), found, expected, self._owner(found))
             return Result(FAILED, found, expected, advice, ends=True)
         if not isinstance(outcome, list | LoginError) and not _is_after_login(outcome):
             return Result(UNKNOWN, "SSH ended before it could be told", expected)
         return Result(OK, f"the pinned one, {expected}")
+
+    def _owner(self, found: str) -> str:
+        """The other site that has this host key; empty if none has."""
+        members = self.door.site.federation.members
+        return next((one.name for one in members if one.host_key and fingerprint(one.host_key) == found), "")
 
     def _login(self) -> Result:
         outcome = self._session()

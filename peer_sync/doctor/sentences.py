@@ -11,6 +11,11 @@ from peer_sync.doctor import reach
 from peer_sync.doctor.reach import Miss
 
 OTHER_SIDE = "If this is allowed here, the IT desk of {whose} has to allow it as incoming traffic."
+RELAY = (
+    "If nobody can dial in there (NAT, a laptop), no rule will help: then that site puts a copy of its "
+    "outbox on a relay, which is `relay` in its site.toml and its address in federation.toml "
+    "(docs/how-to/network.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,9 @@ def no_name(attempt: Attempt, reason: str) -> str:
     """The name does not resolve."""
     return attempt.tell(
         f"the name servers of this machine do not know {attempt.host} ({reason})",
-        f"Please make this name known to this machine. If {attempt.whose} has another name now, "
-        "federation.toml has to be changed at every site.",
+        "Please look for a typing error in the address in federation.toml; if there is none, please make "
+        f"this name known to this machine. If {attempt.whose} has another name now: federation add "
+        "--replace with its new card, and the new file for every site.",
     )
 
 
@@ -77,7 +83,10 @@ def no_port(attempt: Attempt, misses: Sequence[Miss]) -> str:
         reach.UNREACHABLE: f"There is no route. Please see to a route, and {attempt.allow}.",
         reach.FORBIDDEN: f"This machine itself forbids it. Please {attempt.allow} in its own firewall.",
     }
-    return attempt.tell(found, please.get(misses[0].kind, f"Please {attempt.allow}. {other_side}"))
+    typed = f"Is {attempt.host} port {attempt.port} the right address (nnunet-gml federation show)? "
+    kind = misses[0].kind
+    advice = please.get(kind, f"Please {attempt.allow}. {other_side}")
+    return attempt.tell(found, advice if kind == reach.FORBIDDEN else f"{typed}{advice} {RELAY}")
 
 
 def no_greeting(attempt: Attempt, found: str) -> str:
@@ -90,8 +99,16 @@ def no_greeting(attempt: Attempt, found: str) -> str:
     )
 
 
-def other_host_key(attempt: Attempt, found: str, expected: str) -> str:
-    """Somebody else answers, or the server has a new key."""
+def other_host_key(attempt: Attempt, found: str, expected: str, owner: str = "") -> str:
+    """Somebody else answers, or the server has a new key; ``owner`` is the site with the key found."""
+    if owner:
+        return attempt.tell(
+            f"the server showed the host key {found}, which is that of site {owner!r}; expected {expected}; "
+            "nothing was sent to it",
+            f"The address leads to site {owner!r}, or two host keys were swapped. Please compare address and "
+            "host key with the cards (nnunet-gml federation show), mend them in federation.toml, and send it "
+            "to every site.",
+        )
     return attempt.tell(
         f"the server showed the host key {found}, expected {expected} as pinned in our configuration; "
         "nothing was sent to it",
@@ -106,7 +123,9 @@ def no_login(attempt: Attempt, found: str, line: str) -> str:
     return attempt.tell(
         found,
         f"Please ask {attempt.whose} to let this key in: {line} (the built-in server takes it from "
-        "federation.toml, which must be the same at both sites; sshd from authorized_keys of that user).",
+        "federation.toml, which must be the same at both sites; sshd from authorized_keys, "
+        "or what its AuthorizedKeysFile names, which has to be written anew when federation.toml changes; "
+        "the log of that server says why it refused).",
     )
 
 
