@@ -1,6 +1,5 @@
 """The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -16,9 +15,6 @@ from peer_sync.mailbox import MOVES, TRAINS, Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import WITHOUT_PEER, discard
 from peer_sync.site import Site
-
-PLANS_REFUSED = re.compile(r"peer '([a-z0-9-]{1,64})', round \d+, rule plans: ")
-"""How the courier says that a peer was refused by this rule."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,12 @@ class Comparisons:
         self._asked: set[str] = set()
         self._found: SimpleQueue[str] = SimpleQueue()
 
-    def look_at(self, message: str) -> None:
-        """Begin a comparison if this is the courier's message about a refusal by the rule ``plans``."""
-        refused = PLANS_REFUSED.search(message)
-        if refused is None or self._compare is None or refused[1] in self._asked:
+    def look_at(self, peer: str, rule: str) -> None:
+        """Begin a comparison if a peer was refused by the rule ``plans``."""
+        if rule != "plans" or self._compare is None or peer in self._asked:
             return
-        self._asked.add(refused[1])
-        Thread(target=self._run, args=(refused[1],), name="nnunet_gml plans", daemon=True).start()
+        self._asked.add(peer)
+        Thread(target=self._run, args=(peer,), name="nnunet_gml plans", daemon=True).start()
 
     def sentences(self) -> list[str]:
         """What was found since the last call."""
@@ -190,7 +185,8 @@ class Exchange:
         """Write what the courier has to say into the training log."""
         for message in self._courier.messages():
             self._say(message)
-            self._comparisons.look_at(message)
+        for peer, rule in self._courier.refusals():
+            self._comparisons.look_at(peer, rule)
         for sentence in self._comparisons.sentences():
             self._say(sentence)
 

@@ -82,6 +82,7 @@ class Collector:
                 transport.close()
         except RejectedError as error:
             self._reports.say(f"{sentence(error)}; {request.ending}")
+            self._reports.refused(request.peer, error.rule)
         except PeerSyncError as error:
             is_placed = isinstance(error, TransportError)
             message = str(error) if is_placed else f"{request.place}, rule setup: {error}"

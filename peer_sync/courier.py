@@ -120,6 +120,10 @@ class Courier:
         """Sentences for the training log since the last call."""
         return self._reports.take()
 
+    def refusals(self) -> list[tuple[str, str]]:
+        """Peer and rule of every offer that was refused since the last call."""
+        return self._reports.take_refusals()
+
     def stop(self, timeout_seconds: float = 10) -> None:
         """End threads and server; transfers under way are cut off. The mailbox stays open."""
         deadline = time.monotonic() + timeout_seconds

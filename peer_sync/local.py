@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from peer_sync.errors import PeerSyncError, TransportError
+from peer_sync.errors import PeerSyncError, RejectedError, TransportError
 from peer_sync.mailbox import Delivery, Mailbox
 from peer_sync.manifest import Facts
 from peer_sync.orders import Order, Request, sentence
@@ -104,6 +104,8 @@ class LocalCourier:
             self._open.remove(peer)
             self._silent.discard(peer)
             self._reports.say(f"{request.place}: {sentence(error)}; {request.ending}")
+            if isinstance(error, RejectedError):
+                self._reports.refused(peer, error.rule)
             return None
         if delivery is not None:
             self._silent.discard(peer)
@@ -114,6 +116,10 @@ class LocalCourier:
     def messages(self) -> list[str]:
         """Sentences for the training log since the last call."""
         return self._reports.take()
+
+    def refusals(self) -> list[tuple[str, str]]:
+        """Peer and rule of every offer that was refused since the last call."""
+        return self._reports.take_refusals()
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """End the thread and withdraw the order. The mailbox stays open."""

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGES = 1000
 GOES_ON = "training goes on"
 T = TypeVar("T", Order, Request)
+K = TypeVar("K")
 
 
 class Reports:
@@ -31,6 +32,7 @@ class Reports:
         self.ledger = ledger
         self._lock = threading.Lock()
         self._messages: deque[str] = deque(maxlen=MAX_MESSAGES)
+        self._refusals: deque[tuple[str, str]] = deque(maxlen=MAX_MESSAGES)
 
     def say(self, message: str) -> None:
         """Keep a sentence for the training log."""
@@ -39,10 +41,22 @@ class Reports:
 
     def take(self) -> list[str]:
         """All sentences since the last call."""
+        return self._taken(self._messages)
+
+    def refused(self, peer: str, rule: str) -> None:
+        """Keep which peer's offer was refused, and by which rule."""
         with self._lock:
-            messages = list(self._messages)
-            self._messages.clear()
-        return messages
+            self._refusals.append((peer, rule))
+
+    def take_refusals(self) -> list[tuple[str, str]]:
+        """Peer and rule of all refusals since the last call."""
+        return self._taken(self._refusals)
+
+    def _taken(self, kept: deque[K]) -> list[K]:
+        with self._lock:
+            taken = list(kept)
+            kept.clear()
+        return taken
 
     def failed(
         self,
