@@ -22,10 +22,11 @@ from torch import nn
 from trained import Trained, parameters, read_run, untrained
 
 from nnunet_gml import weights
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.planning.plans import class_names
 from nnunet_gml.simulation.arms import class_name
 from nnunet_gml.simulation.scores import STOCK
-from nnunet_gml.simulation.workspace import Recipe, SiteSpace, description
+from nnunet_gml.simulation.workspace import Recipe, SiteSpace
 from peer_sync.errors import PeerSyncError
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "payload.md"
@@ -104,7 +105,7 @@ def report(run: Path, steps: int, timings: int) -> str:
         offers=recipe.epochs_per_round,
     )
     sizes = [*small.sizes, *full.sizes, *planned_sizes(sites[0])]
-    return page(about, class_names(description(sites[0].raw)), sizes, [*small.rows, *full.rows], timings)
+    return page(about, class_names(raw_description(sites[0].raw)), sizes, [*small.rows, *full.rows], timings)
 
 
 def measure_small(run: Path, recipe: Recipe, sites: Sequence[SiteSpace], timings: int) -> Measured:
@@ -154,7 +155,7 @@ def last_offer(outbox: Path, network: nn.Module) -> dict[str, torch.Tensor]:
 
 def planned_sizes(site: SiteSpace) -> list[Size]:
     """Networks that nnU-Net plans, untrained: their bytes depend on shapes alone."""
-    plans, dataset = plans_of(site), description(site.raw)
+    plans, dataset = plans_of(site), raw_description(site.raw)
     channels, outputs = len(dataset["channel_names"]), len(dataset["labels"])
     planned = {
         "nnU-Net's plan for these images": plans["configurations"]["3d_fullres"]["architecture"],

@@ -14,7 +14,8 @@ from reconstruction import Case, Model
 from torch import nn
 
 from nnunet_gml import weights
-from nnunet_gml.simulation.workspace import Recipe, SiteSpace, description
+from nnunet_gml.planning.planned import raw_description
+from nnunet_gml.simulation.workspace import Recipe, SiteSpace
 
 
 def read_run(run: Path) -> tuple[Recipe, list[SiteSpace]]:
@@ -52,7 +53,7 @@ class Trained:
         """The site's held-out cases, preprocessed by nnU-Net for this network."""
         predictor = self._predictor
         preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-        ending = description(site.raw)["file_ending"]
+        ending = raw_description(site.raw)["file_ending"]
         cases = []
         for labels in sorted((site.raw / "labelsTs").glob(f"*{ending}")):
             stem = labels.name.removesuffix(ending)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peer_sync.errors import ConfigError
+from peer_sync.tables import bytes_of
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
@@ -19,10 +20,9 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is no JSON object.
     """
+    data = bytes_of(path, hint)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from error
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}", hint) from error
     if not isinstance(content, dict):

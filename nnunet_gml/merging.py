@@ -155,9 +155,9 @@ def merge(
     theirs = named_tensors(peer_network)
     if kind == "none" or not all_finite(theirs):
         return 0.0
-    ours = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
 
     def dice_at(share: float) -> float:
+        ours = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
         mix(network, theirs, share, keep)
         dice = dice_now()
         mix(network, ours, 1.0)

@@ -11,8 +11,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_gml import __version__, gate, merging, weights
 from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.partial_labels import MarginalBackground
-from nnunet_gml.planning.plan_documents import by_name, difference_from
-from nnunet_gml.planning.plans import contract_of, labelled_by
+from nnunet_gml.planning.plan_documents import difference_from
+from nnunet_gml.planning.plans import by_name, contract_of, labelled_by
 from nnunet_gml.ranks import Ranks
 from nnunet_gml.site_trainer import SiteTrainer
 from peer_sync.errors import ConfigError

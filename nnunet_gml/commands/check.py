@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nnunet_gml.commands.named_site import add_site, named_site
+from nnunet_gml.commands.options import add_plans_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="name or number")
     parser.add_argument("configuration", metavar="CONFIGURATION", help="such as 3d_fullres")
     parser.add_argument("fold", metavar="FOLD", help="0 to 4, or all")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans (default: %(default)s)")
+    add_plans_name(parser)
     parser.add_argument(
         "-tr", dest="trainer", default="nnUNetTrainerGML", help="trainer (default: %(default)s)"
     )

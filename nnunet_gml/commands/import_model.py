@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_gml.commands.options import add_plans_name
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml import``."""
@@ -18,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for", dest="planned", nargs=2, required=True, metavar=("DATASET", "CONFIGURATION"), help="to train"
     )
-    parser.add_argument(
-        "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
-    )
+    add_plans_name(parser)
     parser.add_argument("--fold", help="which fold of a zip (default: the first)")
     parser.add_argument("-o", dest="target", type=Path, required=True, metavar="START.pth", help="a new file")
     parser.set_defaults(run=run)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_gml.commands import plans_pool, plans_sharing
+from nnunet_gml.commands.options import add_plans_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_digest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preprocessed", type=Path, help="folder nnUNet_preprocessed/DATASET")
     parser.add_argument("configuration", help="such as 3d_fullres")
-    plans_sharing.add_plans_name(parser)
+    add_plans_name(parser)
     parser.add_argument(
         "--by-name", action="store_true", help="for a federation.toml with classes: label numbers may differ"
     )
@@ -33,11 +34,11 @@ def _add_digest(parser: argparse.ArgumentParser) -> None:
 
 def _digest(args: argparse.Namespace) -> int:
     from nnunet_gml.json_files import read_json
+    from nnunet_gml.planning.planned import PLAN_FIRST
     from nnunet_gml.planning.plans import plans_digest
 
     plans, dataset = (
-        read_json(args.preprocessed / name, "plan with nnU-Net first")
-        for name in (f"{args.plans}.json", "dataset.json")
+        read_json(args.preprocessed / name, PLAN_FIRST) for name in (f"{args.plans}.json", "dataset.json")
     )
     print(plans_digest(plans, dataset, args.configuration, args.by_name))
     return 0

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from nnunet_gml.commands.plans_sharing import add_plans_name, add_site_and_dataset
-from peer_sync.ages import parse_age
+from nnunet_gml.commands.options import add_plans_name, add_site_and_dataset, age
 
 if TYPE_CHECKING:
     from nnunet_gml.planning.pool_steps import Pool
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--again", action="store_true", help="read the images anew, for mended data")
     parser.add_argument(
-        "--wait", type=_age, default=timedelta(0), metavar="30m", help="stay and wait for the others so long"
+        "--wait", type=age, default=timedelta(0), metavar="30m", help="stay and wait for the others so long"
     )
     parser.set_defaults(run=run)
 
@@ -124,10 +123,3 @@ def _progress() -> Iterator[Callable[[int], None]]:
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
-
-
-def _age(text: str) -> timedelta:
-    try:
-        return parse_age(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -6,24 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands.options import add_plans_name, add_site_and_dataset
+
 if TYPE_CHECKING:
     from nnunet_gml.planning.plan_documents import PeerPlans
     from nnunet_gml.planning.planned import Planned
     from nnunet_gml.planning.plans import FieldDifference
     from peer_sync.site import Site
-
-
-def add_plans_name(parser: argparse.ArgumentParser) -> None:
-    """Declare ``-p``."""
-    parser.add_argument(
-        "-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)"
-    )
-
-
-def add_site_and_dataset(parser: argparse.ArgumentParser) -> None:
-    """Declare the two that every command here begins with."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
-    parser.add_argument("dataset", metavar="DATASET", help="nnU-Net's name or number of the dataset")
 
 
 def add_offer(parser: argparse.ArgumentParser) -> None:
@@ -114,13 +103,13 @@ def _offered(site: Site, peer: str) -> PeerPlans:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from nnunet_gml.planning.plan_documents import PeerPlans, all_peers_plans
+    from nnunet_gml.planning.plan_documents import PeerPlans, all_peers_plans, own_contract
     from nnunet_gml.planning.planned import planned
     from nnunet_gml.planning.plans import contract_differences
     from peer_sync.site import load_site
 
     site = load_site(args.site)
-    contract = _contract(site, planned(args.dataset, args.configuration, args.plans))
+    contract = own_contract(site, planned(args.dataset, args.configuration, args.plans))
     all_agree = True
     for peer, theirs in all_peers_plans(site).items():
         if not isinstance(theirs, PeerPlans):
@@ -134,34 +123,29 @@ def _compare(args: argparse.Namespace) -> int:
     return 0 if all_agree else 1
 
 
-def _contract(site: Site, found: Planned) -> dict[str, object]:
-    from nnunet_gml.planning.plan_documents import by_name
-    from nnunet_gml.planning.plans import contract_of
-
-    return contract_of(found.plans, found.dataset_json, found.configuration, by_name(site))
-
-
 def _contract_before(
     site: Site, dataset: str, plans_name: str, configuration: str
 ) -> dict[str, object] | None:
     """What was planned here before; None where nothing was."""
+    from nnunet_gml.planning.plan_documents import own_contract
     from nnunet_gml.planning.planned import planned
     from peer_sync.errors import ConfigError
 
     try:
-        return _contract(site, planned(dataset, configuration, plans_name))
+        return own_contract(site, planned(dataset, configuration, plans_name))
     except ConfigError:
         return None
 
 
 def _tell_changes(site: Site, before: dict[str, object] | None, found: Planned) -> None:
+    from nnunet_gml.planning.plan_documents import own_contract
     from nnunet_gml.planning.plans import contract_differences
     from peer_sync.errors import quoted
 
     print(f"{found.folder / found.plans_name}.json: in place")
     if before is None:
         return
-    differences = contract_differences(before, _contract(site, found))
+    differences = contract_differences(before, own_contract(site, found))
     print("what was planned here before differs:" if differences else "what was planned here was the same")
     for difference in differences:
         print(f"  {difference.field}: {quoted(difference.ours)} before, {quoted(difference.theirs)} now")
@@ -169,9 +153,10 @@ def _tell_changes(site: Site, before: dict[str, object] | None, found: Planned) 
 
 def _tell_rest(site: Site, found: Planned, theirs: dict[str, object], peer: str) -> None:
     """Plans cannot change dataset.json: what differs there is for a person."""
+    from nnunet_gml.planning.plan_documents import own_contract
     from nnunet_gml.planning.plans import contract_differences
 
-    differences = contract_differences(_contract(site, found), theirs)
+    differences = contract_differences(own_contract(site, found), theirs)
     if differences:
         print("still different, because dataset.json differs; please agree on names and mend it:")
         _show(differences, site.name, peer)

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_gml.commands.options import age
+
 if TYPE_CHECKING:
     from peer_sync.site import Site
     from peer_sync.status import OwnStatus, PeerStatus, Status
@@ -20,14 +22,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml status``."""
-    from peer_sync.ages import parse_age
-
-    def age(text: str) -> timedelta:
-        try:
-            return parse_age(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
     parser.add_argument("site", type=Path, metavar="SITE_TOML")
     parser.add_argument(
         "--max-age",

@@ -20,12 +20,12 @@ import torch
 from nnunet_gml.explanation import read_rounds
 from nnunet_gml.handover.checkpoints import FINAL, WEIGHTS, read_checkpoint
 from nnunet_gml.handover.model_card import FoldCard, ModelCard
+from nnunet_gml.handover.new_file import new_file
 from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.plans import class_names, plans_digest
 from nnunet_gml.versions import installed_versions
 from peer_sync.errors import ConfigError
 from peer_sync.site import Site
-from peer_sync.storage import part_path
 
 DATASET_KEYS = (
     "channel_names",
@@ -54,18 +54,12 @@ def export(folds: Sequence[Path], target: Path, site: Site | None, with_dice: bo
         ConfigError: a folder is not such a fold, folds of two models are mixed, or ``target`` exists.
     """
     model = _model_of(folds)
-    if target.exists():
-        raise ConfigError(f"{target} exists, and nothing is overwritten", "name another file, or remove it")
-    dataset = _shared_dataset(read_json(model / "dataset.json", INCOMPLETE))
-    plans = read_json(model / "plans.json", INCOMPLETE)
-    checkpoints = {fold.name: read_checkpoint(fold / FINAL) for fold in folds}
-    card = _card(folds, checkpoints, plans, dataset, site, with_dice)
-    part = part_path(target.absolute().parent)
-    try:
+    with new_file(target) as part:
+        dataset = _shared_dataset(read_json(model / "dataset.json", INCOMPLETE))
+        plans = read_json(model / "plans.json", INCOMPLETE)
+        checkpoints = {fold.name: read_checkpoint(fold / FINAL) for fold in folds}
+        card = _card(folds, checkpoints, plans, dataset, site, with_dice)
         _write(part, f"{model.parent.name}/{model.name}", _texts(dataset, plans, card), checkpoints)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return card
 
 

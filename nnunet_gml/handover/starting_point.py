@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nnunet_gml.handover.checkpoints import FINAL, MAX_BYTES, WEIGHTS, read_checkpoint
+from nnunet_gml.handover.new_file import new_file
 from nnunet_gml.planning.planned import Planned
 from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.tensors import all_finite
@@ -72,17 +73,11 @@ def write_starting_point(source: Path, target: Path, plan: Planned, fold: str | 
         ConfigError: ``target`` exists; ``source`` cannot be read, holds anything but tensors, numbers and
             text, holds numbers that are not finite, or is the network of other plans.
     """
-    if target.exists():
-        raise ConfigError(f"{target} exists, and nothing is overwritten", "name another file, or remove it")
-    entry, weights = _weights_in(source, target.absolute().parent, plan.configuration, fold)
-    wanted = _matching(weights, planned_network(plan).state_dict(), source)
-    part = part_path(target.absolute().parent)
-    try:
+    with new_file(target) as part:
+        entry, weights = _weights_in(source, part.parent, plan.configuration, fold)
+        wanted = _matching(weights, planned_network(plan).state_dict(), source)
         with part.open("xb") as file:
             torch.save({WEIGHTS: wanted}, file)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return StartingPoint(entry, len(wanted), digest_of(wanted))
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.foreign_plans import PlansError, check_plans
-from nnunet_gml.planning.planned import FINGERPRINT, Planned, dataset_name, folder_of, planned, put_file
+from nnunet_gml.planning.planned import (
+    FINGERPRINT,
+    Planned,
+    dataset_name,
+    folder_of,
+    planned,
+    put_file,
+    raw_description,
+)
 from nnunet_gml.planning.stock import dataset_id, run_stock
 from peer_sync.errors import ConfigError
 
@@ -50,7 +58,7 @@ def adopt(dataset: str, plans: Mapping[str, Any], configuration: str) -> Planned
     """
     name = dataset_name(dataset)
     raw, folder = (folder_of(variable) / name for variable in ("nnUNet_raw", "nnUNet_preprocessed"))
-    read_json(raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
+    raw_description(raw)
     target = folder / f"{plans['plans_name']}.json"
     with _kept(target):
         put_file(target, json.dumps({**plans, "dataset_name": name}, indent=4).encode() + b"\n")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.histograms import MOST_EXPONENT, bin_numbers
+from nnunet_gml.planning.planned import raw_description
 from peer_sync.errors import ConfigError
 
 Files = dict[str, Any]
@@ -66,7 +66,7 @@ def training_files(raw: Path) -> dict[str, Files]:
     """
     from nnunetv2.utilities import utils
 
-    description = read_json(raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
+    description = raw_description(raw)
     try:
         if "dataset" in description:
             return dict(utils.get_filenames_of_train_images_and_targets(str(raw), description))
@@ -102,7 +102,7 @@ def analysed(raw: Path, files: Mapping[str, Files], samples: int, processes: int
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     first = next(iter(files.values()))["images"][0]
-    description = read_json(raw / "dataset.json", "")
+    description = raw_description(raw)
     with _telling(first):
         reader = determine_reader_writer_from_dataset_json(description, first, verbose=False)
     tasks = [(case["images"], case["label"], reader, samples) for case in files.values()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from peer_sync.errors import quoted
 
@@ -103,11 +103,11 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MOST_CHARACTERS and value.isprintable()
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and len(value) <= MOST_ITEMS and all(map(_is_word, value))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST_NUMBER
 
 
@@ -132,7 +132,7 @@ def _is_list(is_item: Check) -> Check:
 
 
 def _is_labels(value: object) -> bool:
-    return isinstance(value, dict) and _is_dict(value) and all(map(_is_label, value.values()))
+    return _is_dict(value) and all(map(_is_label, value.values()))
 
 
 def _is_label(value: object) -> bool:
@@ -141,9 +141,8 @@ def _is_label(value: object) -> bool:
 
 def _is_intensities(value: object) -> bool:
     return (
-        isinstance(value, dict)
-        and _is_dict(value)
-        and all(isinstance(channel, dict) and _is_dict(channel) for channel in value.values())
+        _is_dict(value)
+        and all(map(_is_dict, value.values()))
         and all(_is_number(number) for channel in value.values() for number in channel.values())
     )
 
@@ -154,7 +153,7 @@ def _is_place(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return _is_number(value) and value > 0  # type: ignore[operator]
+    return _is_number(value) and value > 0
 
 
 _is_name = _is_match(NAME)
@@ -192,8 +191,6 @@ ARCHITECTURE: Mapping[str, Check] = {
 }
 DATASET: Mapping[str, Check] = {
     "labels": _is_labels,
-    "channel_names": lambda value: (
-        isinstance(value, dict) and _is_dict(value) and all(map(_is_word, value.values()))
-    ),
+    "channel_names": lambda value: _is_dict(value) and all(map(_is_word, value.values())),
     "regions_class_order": lambda value: value is None or _is_list(_is_whole)(value),
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_gml.planning.plans import class_names
+from nnunet_gml.planning.plans import channel_names, class_names
 from nnunet_gml.planning.spelling import likely_pairs
 from peer_sync.errors import quoted
 
@@ -180,7 +180,7 @@ def _compare_channels(
 
 
 def _channels(dataset: Mapping[str, Any]) -> dict[str, str]:
-    named = dataset.get("channel_names", dataset.get("modality")) or {}
+    named = channel_names(dataset) or {}
     return {str(number): str(name) for number, name in sorted(named.items(), key=lambda pair: str(pair[0]))}
 
 

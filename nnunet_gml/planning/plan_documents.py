@@ -12,10 +12,12 @@ from nnunet_gml.planning.planned import Planned
 from nnunet_gml.planning.plans import (
     FieldDifference,
     OtherPlansError,
+    by_name,
+    channel_names,
     check_agreement,
     contract_differences,
+    contract_digest,
     contract_of,
-    plans_digest,
 )
 from peer_sync import documents
 from peer_sync.documents import Document
@@ -53,14 +55,14 @@ class PeerPlans:
     pool: str
 
 
-def by_name(site: Site) -> bool:
-    """Whether the federation matches classes by name."""
-    return site.federation.classes is not None
+def own_contract(site: Site, planned: Planned) -> dict[str, Any]:
+    """What has to agree of our plans, as this federation compares it; see `contract_of`."""
+    return contract_of(planned.plans, planned.dataset_json, planned.configuration, by_name(site))
 
 
 def digest_of(site: Site, planned: Planned) -> str:
     """The plans digest as this federation computes it."""
-    return plans_digest(planned.plans, planned.dataset_json, planned.configuration, by_name(site))
+    return contract_digest(own_contract(site, planned))
 
 
 def publish_plans(site: Site, planned: Planned, pool: str = "") -> str:
@@ -99,7 +101,7 @@ def shown_dataset(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a dataset.json that others see."""
     return {
         "labels": dataset_json["labels"],
-        "channel_names": dataset_json.get("channel_names", dataset_json.get("modality")),
+        "channel_names": channel_names(dataset_json),
         "regions_class_order": dataset_json.get("regions_class_order"),
     }
 

@@ -62,6 +62,11 @@ def planned(dataset: str, configuration: str, plans_name: str = "nnUNetPlans") -
     return Planned(name, folder, plans_name, plans, dataset_json, configuration)
 
 
+def raw_description(raw: Path) -> dict[str, Any]:
+    """dataset.json of a raw dataset, nnUNet_raw/DATASET. Raises `ConfigError`."""
+    return read_json(raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
+
+
 def put_file(path: Path, data: bytes) -> None:
     """Write a file as a whole, in place of what is there; makes its folder. Raises `ConfigError`."""
     try:

@@ -57,19 +57,30 @@ def contract_of(
     plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str, by_name: bool = False
 ) -> dict[str, Any]:
     """The fields behind `plans_digest`, as plain JSON values."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     if configuration not in plans["configurations"]:
         known = ", ".join(sorted(plans["configurations"]))
         raise ConfigError(f"the plans have no configuration {configuration!r}, but {known}")
-    resolved = PlansManager(dict(plans)).get_configuration(configuration).configuration
+    resolved = resolved_configuration(plans, configuration)
     return {
         "configuration": {key: resolved.get(key) for key in MUST_AGREE},
         "intensities": plans["foreground_intensity_properties_per_channel"],
         "transpose_forward": plans["transpose_forward"],
-        "channels": dataset_json.get("channel_names", dataset_json.get("modality")),
+        "channels": channel_names(dataset_json),
         **(_names_alone(dataset_json, resolved) if by_name else _numbered_labels(dataset_json)),
     }
+
+
+def resolved_configuration(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """A configuration with all that it inherits, as nnU-Net follows it."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    return dict(PlansManager(dict(plans)).get_configuration(configuration).configuration)
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str] | None:
+    """Names of the images' channels by their number, under the older key as well; None without either."""
+    names: dict[str, str] | None = dataset_json.get("channel_names", dataset_json.get("modality"))
+    return names
 
 
 def _numbered_labels(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +159,11 @@ def contract_differences(
     return tuple(found)
 
 
+def by_name(site: Site) -> bool:
+    """Whether the federation matches classes by name."""
+    return site.federation.classes is not None
+
+
 class OtherPlansError(ConfigError):
     """The plans digest is not the one that the federation has agreed on."""
 
@@ -166,13 +182,12 @@ def check_agreement(
             site contours no class at all.
     """
     federation = site.federation
-    by_name = federation.classes is not None
     classes = class_names(dataset_json)
-    if by_name:
+    if by_name(site):
         _check_names(federation, classes)
-    found = plans_digest(plans, dataset_json, configuration, by_name)
+    found = plans_digest(plans, dataset_json, configuration, by_name(site))
     if federation.plans_digest not in ("", found):
-        command = f"nnunet-gml plans digest{' --by-name' * by_name}"
+        command = f"nnunet-gml plans digest{' --by-name' * by_name(site)}"
         raise OtherPlansError(
             f"plans digest of configuration {configuration} is {found}, "
             f"but federation {federation.name} expects {federation.plans_digest}",

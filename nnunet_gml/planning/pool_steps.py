@@ -13,20 +13,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.asking import ask_all, come_and_missing, own_document, publish_once
 from nnunet_gml.planning.fingerprint import count_cases, summarise
 from nnunet_gml.planning.plan_documents import (
     all_peers_plans,
-    by_name,
     digest_of,
+    own_contract,
     publish_plans,
     read_plans,
-    shown_dataset,
     told,
 )
-from nnunet_gml.planning.planned import FINGERPRINT, Planned, dataset_name, folder_of, planned, put_file
-from nnunet_gml.planning.plans import contract_differences, contract_of
+from nnunet_gml.planning.planned import (
+    FINGERPRINT,
+    Planned,
+    dataset_name,
+    folder_of,
+    planned,
+    put_file,
+    raw_description,
+)
+from nnunet_gml.planning.plans import by_name, channel_names, contract_differences, contract_digest
 from nnunet_gml.planning.pooling import MOST_CASES, Summary, pool, read_summary
 from nnunet_gml.planning.stock import dataset_id, run_stock
 from nnunet_gml.versions import installed_versions
@@ -130,10 +136,9 @@ class Pool:
         return dict(sorted(counts.items())), waiting
 
     def _own_count(self) -> dict[str, Any]:
-        description = read_json(self.raw / "dataset.json", "nnUNet_raw needs the dataset in nnU-Net's format")
         return {
             "cases": count_cases(self.raw),
-            "channel_names": shown_dataset(description)["channel_names"],
+            "channel_names": channel_names(raw_description(self.raw)),
             "planner": self.wishes.planner,
             "gpu_memory_target_gb": self.wishes.gpu_memory_target_gb,
             "nnunetv2": installed_versions()["nnunetv2"],
@@ -176,8 +181,8 @@ class Pool:
         data = json.dumps(fingerprint, indent=4).encode() + b"\n"
         pooled = hashlib.sha256(data).hexdigest()
         ours = self._planned(data, pooled)
-        self.digest = digest_of(self.site, ours)
-        contract = contract_of(ours.plans, ours.dataset_json, ours.configuration, by_name(self.site))
+        contract = own_contract(self.site, ours)
+        self.digest = contract_digest(contract)
         peers, waiting = come_and_missing("plans", all_peers_plans(self.site))
         for peer, theirs in peers.items():
             if theirs.pool != pooled:
@@ -211,7 +216,7 @@ class Pool:
         wishes = self.wishes
         words = [
             "-d",
-            dataset_id(self.dataset),
+            self.dataset_id,
             "-pl",
             wishes.planner,
             "-overwrite_plans_name",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -218,12 +218,12 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 < value <= MOST_CASES
 
 
-def _is_real(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _is_real(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_measure(value: object) -> bool:
-    return _is_real(value) and LEAST_MEASURE <= value <= MOST_MEASURE  # type: ignore[operator]
+    return _is_real(value) and LEAST_MEASURE <= value <= MOST_MEASURE
 
 
 def _expect(is_good: bool, found: str) -> None:

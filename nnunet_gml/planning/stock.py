@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 from nnunet_gml.installed import command
@@ -24,22 +24,19 @@ def run_stock(name: str, *arguments: str, log: Path | None = None) -> None:
     Raises:
         ConfigError: it is missing, or has failed.
     """
-    words = [command(name), *arguments]
-    if log is None:
-        code, place = subprocess.run(words, stdin=subprocess.DEVNULL, check=False).returncode, "above"
-    else:
-        with log.open("wb") as file:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env=os.environ,
-            )
-        code, place = done.returncode, f"in {log}"
-    if code:
-        raise ConfigError(f"{name} has ended with exit code {code}", hint=f"what it wrote is {place}")
+    with nullcontext() if log is None else log.open("wb") as file:
+        done = subprocess.run(
+            [command(name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file and subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        place = "above" if log is None else f"in {log}"
+        raise ConfigError(
+            f"{name} has ended with exit code {done.returncode}", hint=f"what it wrote is {place}"
+        )
 
 
 def dataset_id(dataset: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from nnunet_gml.planning.asking import ask_all, publish_once
 from nnunet_gml.planning.labels import Difference, compare
-from nnunet_gml.planning.plan_documents import PeerPlans, by_name, digest_of, told
+from nnunet_gml.planning.plan_documents import PeerPlans, digest_of, own_contract, told
 from nnunet_gml.planning.planned import Planned
-from nnunet_gml.planning.plans import class_names, contract_differences, contract_of
+from nnunet_gml.planning.plans import by_name, class_names, contract_differences
 from nnunet_gml.planning.spelling import likely_pairs
 from nnunet_gml.versions import installed_versions
 from peer_sync import names
@@ -125,7 +125,7 @@ def compare_plans(site: Site, plan: Planned, peer: str, theirs: PeerPlans | Peer
         )
         return Result(WARNING, f"published for {quoted(theirs.configuration)}", plan.configuration, advice)
     try:
-        ours = contract_of(plan.plans, plan.dataset_json, plan.configuration, by_name(site))
+        ours = own_contract(site, plan)
     except ConfigError as error:
         return Result(FAILED, str(error), advice=f"Please {error.hint}.")
     differences = contract_differences(ours, theirs.contract)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_gml.json_files import read_json
 from nnunet_gml.planning.planned import FINGERPRINT, Planned, folder_of
+from nnunet_gml.planning.plans import resolved_configuration
 from peer_sync.doctor.findings import FAILED, OK, WARNING, Result
 from peer_sync.errors import ConfigError
 
@@ -40,7 +41,7 @@ def check_raw(plan: Planned) -> Result:
 
 def check_plans(plan: Planned) -> Result:
     """Which network is going to be trained."""
-    resolved = resolved_configuration(plan)
+    resolved = resolved_configuration(plan.plans, plan.configuration)
     patch, batch = "x".join(map(str, resolved["patch_size"])), resolved["batch_size"]
     spacing = " x ".join(f"{edge:.4g}" for edge in resolved["spacing"])
     found = f"{plan.plans_name}, {plan.configuration}: patch {patch}, batch {batch}, {spacing} mm"
@@ -49,7 +50,7 @@ def check_plans(plan: Planned) -> Result:
 
 def check_preprocessed(plan: Planned) -> Result:
     """Every case is preprocessed, and has its reference for the validation."""
-    folder = plan.folder / resolved_configuration(plan)["data_identifier"]
+    folder = plan.folder / resolved_configuration(plan.plans, plan.configuration)["data_identifier"]
     advice = PREPROCESS.format(dataset=plan.dataset, configuration=plan.configuration, plans=plan.plans_name)
     cases = preprocessed_cases(plan)
     if not cases:
@@ -92,19 +93,11 @@ def check_split(plan: Planned, fold: str) -> Result:
     return Result(OK, f"fold {fold}: {len(training)} cases for training, {len(validation)} for validation")
 
 
-def resolved_configuration(plan: Planned) -> dict[str, Any]:
-    """The configuration with all that it inherits."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(dict(plan.plans)).get_configuration(plan.configuration)
-    return dict(manager.configuration)
-
-
 def preprocessed_cases(plan: Planned) -> set[str]:
     """Identifiers of the cases that nnU-Net's loader will find; empty without the folder."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    folder = plan.folder / resolved_configuration(plan)["data_identifier"]
+    folder = plan.folder / resolved_configuration(plan.plans, plan.configuration)["data_identifier"]
     if not folder.is_dir() or not any(folder.iterdir()):
         return set()
     return set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))

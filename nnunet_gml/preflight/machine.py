@@ -13,6 +13,7 @@ import torch
 from nnunet_gml.planning.planned import Planned, folder_of
 from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.preflight.memory import Need
+from nnunet_gml.weights import payload_bytes
 from peer_sync.doctor.findings import FAILED, OK, UNKNOWN, WARNING, Result
 from peer_sync.errors import ConfigError
 from peer_sync.site import Site
@@ -27,7 +28,6 @@ CHECKPOINT_BYTES = 8
 """Per parameter: weight and momentum, float32."""
 OFFERS = 6
 """Three of ours, one that is being written, and two that have come."""
-PAYLOAD_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 WAYS = ("stock", "frozen", "low_memory", "mutual")
 
 
@@ -96,7 +96,7 @@ def _smaller(need: Need, own_bytes: int) -> str:
     if need.low_memory <= own_bytes:
         return (
             "Two networks at once do not fit, one after the other they do. Please set low_memory = True in a "
-            "variant of the trainer (README, What can be set); it takes longer. Otherwise the training finds "
+            "variant of the trainer (docs/how-to/variants.md); it takes longer. Otherwise the training finds "
             "out by itself in its first step with a peer, and says so."
         )
     if need.frozen <= own_bytes:
@@ -109,8 +109,9 @@ def _smaller(need: Need, own_bytes: int) -> str:
 
 def check_disks(site: Site, plan: Planned) -> list[tuple[str, Result]]:
     """Room for checkpoints and for offers."""
-    parameters = sum(p.numel() for p in planned_network(plan).parameters())
-    needs = [("disk, offers", site.folder, OFFERS * PAYLOAD_BYTES[site.payload] * parameters)]
+    network = planned_network(plan)
+    parameters = sum(p.numel() for p in network.parameters())
+    needs = [("disk, offers", site.folder, OFFERS * payload_bytes(network)[site.payload])]
     try:
         results = folder_of("nnUNet_results")
     except ConfigError as error:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import POOLED, Recipe
-from nnunet_gml.simulation.workspace import SiteSpace, class_names, description
+from nnunet_gml.simulation.workspace import SiteSpace, class_names
 from peer_sync.errors import ConfigError
 
 LARGEST_ID = 999
@@ -30,7 +31,7 @@ def check_missing(sites: Sequence[SiteSpace], recipe: Recipe) -> None:
         known = ", ".join(site.name for site in sites)
         raise ConfigError(f"there is no site {', '.join(sorted(unknown))}", f"the sites are {known}")
     for site in sites:
-        labels = description(site.raw)["labels"]
+        labels = raw_description(site.raw)["labels"]
         for organ in missing.get(site.name, ()):
             if not isinstance(labels.get(organ), int):
                 raise ConfigError(
@@ -68,7 +69,7 @@ def _link(link: Path, target: Path) -> None:
 
 def _take_away(site: SiteSpace, organs: Sequence[str]) -> None:
     """A dataset of links, but with training labels in which the organs are background."""
-    labels = description(site.raw)["labels"]
+    labels = raw_description(site.raw)["labels"]
     dataset = seen_by(site)
     part = dataset.with_name(f".part-{dataset.name}")
     if dataset.exists():
@@ -118,7 +119,7 @@ def pool(place: SiteSpace, sites: Sequence[SiteSpace], fold: str) -> None:
         for site in sites:
             for path in sorted((site.raw / name).iterdir()):
                 _link(part / name / f"{site.name}_{path.name}", path.resolve())
-    about = {**description(sites[0].raw), "numTraining": len(list((part / "labelsTr").iterdir()))}
+    about = {**raw_description(sites[0].raw), "numTraining": len(list((part / "labelsTr").iterdir()))}
     _write_json(part / "dataset.json", about)
     if fold != "all":
         _write_json(
@@ -139,7 +140,7 @@ def _split(site: SiteSpace, fold: int) -> Mapping[str, Sequence[str]]:
     else:
         from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-        ending = description(site.raw)["file_ending"]
+        ending = raw_description(site.raw)["file_ending"]
         names = [path.name for path in (site.raw / "labelsTr").glob(f"*{ending}")]
         splits = generate_crossval_split(sorted(name.removesuffix(ending) for name in names))
     return splits[fold]

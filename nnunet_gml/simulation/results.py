@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.meetings import rounds_of
 from nnunet_gml.simulation.recipe import ENSEMBLE, POOLED, Arm, Recipe, parse_arm
 from nnunet_gml.simulation.scores import Table, bytes_collected, evaluate, write_scores
-from nnunet_gml.simulation.workspace import PLANS, SiteSpace, description
+from nnunet_gml.simulation.workspace import PLANS, SiteSpace
 
 NOTES = {
     ENSEMBLE: "ensemble: probabilities of all sites' individual models, averaged by nnUNetv2_ensemble; "
@@ -61,7 +62,7 @@ def network_bytes(site: SiteSpace, recipe: Recipe) -> int:
 
     from nnunet_gml.weights import payload_bytes
 
-    dataset = description(site.raw)
+    dataset = raw_description(site.raw)
     plans = PlansManager(json.loads((site.preprocessed / f"{PLANS}.json").read_text()))
     network = nnUNetTrainer.build_network_architecture(
         plans,

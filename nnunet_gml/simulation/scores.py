@@ -10,9 +10,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import STOCK as STOCK
 from nnunet_gml.simulation.recipe import Arm
-from nnunet_gml.simulation.workspace import SiteSpace, class_names, description
+from nnunet_gml.simulation.workspace import SiteSpace, class_names
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def evaluate(site: SiteSpace, arm: str) -> list[Score]:
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-    dataset = description(site.raw)
+    dataset = raw_description(site.raw)
     labels, ending = dataset["labels"], dataset["file_ending"]
     names = class_names(site.raw)
     classes = {name: tuple(v) if isinstance(v := labels[name], list) else v for name in names}

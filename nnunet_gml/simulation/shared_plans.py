@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import Recipe
-from nnunet_gml.simulation.workspace import PLANS, SiteSpace, description
+from nnunet_gml.simulation.workspace import PLANS, SiteSpace
 from peer_sync.errors import ConfigError
 
 SMALLEST_EDGE = 4
@@ -42,7 +43,7 @@ def share_plans(sites: Sequence[SiteSpace], recipe: Recipe) -> str:
         for name in ("dataset.json", "splits_final.json"):
             if (site.raw / name).exists():
                 shutil.copyfile(site.raw / name, site.preprocessed / name)
-    return plans_digest(plans, description(sites[-1].raw), recipe.trained_configuration())
+    return plans_digest(plans, raw_description(sites[-1].raw), recipe.trained_configuration())
 
 
 def small_configuration(plans: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

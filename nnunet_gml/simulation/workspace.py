@@ -8,15 +8,14 @@ OUT/pooled/      the same for all training cases in one place, if that arm was a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_gml.installed import trainers_folder
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import Recipe
 from peer_sync.errors import ConfigError
 
@@ -140,7 +139,7 @@ def _check_layout(raw: Path) -> None:
                 if name.endswith("Ts")
                 else "give the folder of a raw dataset in nnU-Net's layout",
             )
-    ending = description(raw)["file_ending"]
+    ending = raw_description(raw)["file_ending"]
     labels = {path.name.removesuffix(ending) for path in (raw / "labelsTs").glob(f"*{ending}")}
     images = {path.name.removesuffix(ending)[:-5] for path in (raw / "imagesTs").glob(f"*{ending}")}
     if not images or images - labels:
@@ -152,9 +151,9 @@ def _check_layout(raw: Path) -> None:
 
 
 def _check_same(sites: Sequence[SiteSpace]) -> None:
-    first = description(sites[0].raw)
+    first = raw_description(sites[0].raw)
     for site in sites[1:]:
-        other = description(site.raw)
+        other = raw_description(site.raw)
         for key in ("labels", "channel_names", "file_ending", "regions_class_order"):
             if other.get(key) != first.get(key):
                 raise ConfigError(
@@ -163,12 +162,6 @@ def _check_same(sites: Sequence[SiteSpace]) -> None:
                 )
 
 
-def description(raw: Path) -> dict[str, Any]:
-    """The dataset.json of a raw dataset."""
-    content: dict[str, Any] = json.loads((raw / "dataset.json").read_text())
-    return content
-
-
 def class_names(raw: Path) -> tuple[str, ...]:
     """The classes (or regions) of a raw dataset, in the order of its dataset.json."""
-    return tuple(name for name in description(raw)["labels"] if name not in ("background", "ignore"))
+    return tuple(name for name in raw_description(raw)["labels"] if name not in ("background", "ignore"))
