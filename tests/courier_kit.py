@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from nnunet_gml.simulation.loopback import free_ports
 from peer_sync.errors import TransportError
 from peer_sync.identity import generate_key, load_site_key, sign
 from peer_sync.mailbox import Mailbox
@@ -38,9 +38,7 @@ FACTS = Facts(
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def federation_text(members: list[str], **changes: object) -> str:
