@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 
 from torch import Tensor, nn
 
 from nnunet_gml import weights
+from nnunet_gml.renewal import check_change
 from peer_sync.courier import Courier
-from peer_sync.errors import PeerSyncError, RejectedError
+from peer_sync.errors import ConfigError, PeerSyncError, RejectedError
 from peer_sync.local import LocalCourier
 from peer_sync.mailbox import MOVES, TRAINS, Delivery, Mailbox
 from peer_sync.manifest import Facts
-from peer_sync.orders import WITHOUT_PEER, discard
+from peer_sync.orders import WITHOUT_PEER, discard, sentence
+from peer_sync.renewal import Renewal, news
+from peer_sync.reports import GOES_ON
 from peer_sync.site import Site
 
 
@@ -92,17 +96,38 @@ class Exchange:
         has_network = site.courier == "thread"
         kind = Courier if has_network else LocalCourier
         self._mailbox = Mailbox(site, (TRAINS, MOVES) if has_network else (TRAINS,))
-        self._courier = kind(
-            self._mailbox,
-            plans_digest or site.federation.plans_digest,
-            self.schema_digest,
-            weights.payload_bytes(network),
-        )
+        plans_digest = plans_digest or site.federation.plans_digest
+        self._courier = kind(self._mailbox, plans_digest, self.schema_digest, weights.payload_bytes(network))
+        self._renewal = Renewal(site, partial(check_change, plans_digest=plans_digest))
         self._comparisons = Comparisons(compare if has_network else None)
 
     def start(self) -> None:
         """Start the server and the background thread. Raises `ConfigError`."""
         self._courier.start()
+
+    def renewed(self) -> Site | None:
+        """This site with a federation.toml that was changed since the last call; None while there is none.
+
+        Then courier and mailbox go on with it as after a new start: transfers under way are cut, and what has
+        come and was not taken in is dropped. A file that this training cannot take costs it a sentence.
+        """
+        try:
+            site = self._renewal.settled()
+        except ConfigError as error:
+            self._say(f"{sentence(error)}; {GOES_ON}")
+            return None
+        if site is None:
+            return None
+        new = self._courier.renewed(site)
+        self.tell()
+        self._courier = new
+        self._say(news(self.site.federation, site.federation))
+        self.site = site
+        try:
+            self._courier.start()
+        except (ConfigError, OSError) as error:
+            self._say(f"courier: {error}; {GOES_ON}")
+        return site
 
     def begin_round(
         self,
@@ -187,8 +212,8 @@ class Exchange:
             self._say(message)
         for peer, rule in self._courier.refusals():
             self._comparisons.look_at(peer, rule)
-        for sentence in self._comparisons.sentences():
-            self._say(sentence)
+        for found in self._comparisons.sentences():
+            self._say(found)
 
     def stop(self) -> None:
         """Stop courier and server, and let another process use the folder."""

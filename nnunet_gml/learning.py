@@ -127,6 +127,16 @@ class GossipTrainer(FederatedTrainer):
             state["visit"] = self.visit.state()
         return state
 
+    def federation_changed(self) -> None:
+        """A site that was taken out is not learnt from any longer, and none of its weights are merged."""
+        super().federation_changed()
+        if self.visit is not None and not self._is_peer(self.visit.meeting.peer):
+            self.say(f"site {self.visit.meeting.peer} was taken out of federation.toml, so it leaves now")
+            self.let_peer_go("none")
+
+    def _is_peer(self, site: str) -> bool:
+        return site in self.own_site.federation.peers_of(self.own_site.name)
+
     def let_peer_go(self, merge: MergeKind) -> None:
         """Score both networks once more, merge if asked to, write it down, and drop the peer."""
         if self.visit is None:
@@ -261,6 +271,9 @@ class GossipTrainer(FederatedTrainer):
         state = restored.pop("visit", None)
         if state is not None:
             meeting = Meeting.from_dict(state["meeting"])
+            if not self._is_peer(meeting.peer):
+                self.say(f"site {meeting.peer} was taken out of federation.toml: continued without it")
+                return
             self.visit = self._visit(meeting)
             self.visit.take_up(state)
             self.say(f"continued with site {meeting.peer}, until epoch {self.visit.leaves_at}")

@@ -23,6 +23,7 @@ from peer_sync.mailbox import MOVES, Delivery, Mailbox
 from peer_sync.notes import Notes
 from peer_sync.orders import sentence
 from peer_sync.persistence import STALE_SECONDS
+from peer_sync.renewal import Renewal, news
 from peer_sync.routes import way_to, way_to_relay
 from peer_sync.site import Site
 from peer_sync.transport import Transport
@@ -60,14 +61,19 @@ class Agent:
 
     def __init__(self, site: Site, way_to: Callable[[Site, str], Transport] = way_to) -> None:
         self.site = site
+        self._renewal = Renewal(site)
         self._way_to = way_to
         self._ways: list[Transport] = []
         self.mailbox = Mailbox(site, duties=(MOVES,))
         self._notes = Notes(self.mailbox.ledger)
 
     def run(self) -> list[Step]:
-        """One pass: copy the outbox to the relay, collect from all peers at once what the training wants."""
-        return [*self._guarded(self._publish), *self._guarded(self._collect)]
+        """One pass: copy the outbox to the relay, collect from all peers at once what the training wants.
+
+        Before it, a federation.toml that was changed since the last pass is taken.
+        """
+        works = (self._renew, self._publish, self._collect)
+        return [step for work in works for step in self._guarded(work)]
 
     def close(self) -> None:
         """Let another process move the files."""
@@ -86,6 +92,15 @@ class Agent:
             log.exception("unexpected error")
             found = f"unexpected error, {type(error).__name__}: {quoted(error)}"
             return [Step(found, succeeded=False)]
+
+    def _renew(self) -> list[Step]:
+        site = self._renewal.settled()
+        if site is None:
+            return []
+        text = news(self.site.federation, site.federation)
+        self.site = site
+        self.mailbox.renew(site)
+        return [Step(text)]
 
     def _publish(self) -> list[Step]:
         relay = way_to_relay(self.site)
@@ -166,6 +181,8 @@ class Agent:
         place = f"peer {peer!r}, round {wanted.round}"
         if self.mailbox.is_answered(wanted, peer):
             return [Step(f"{place}: was answered")]
+        if peer not in self.site.federation.peers_of(self.site.name):
+            return [Step(f"{place}: is not in federation.toml any more, and is not asked")]
         transport = self._way_to(self.site, peer)
         self._ways.append(transport)
         try:

@@ -77,10 +77,22 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     Raises:
         RejectedError: with the rule that failed.
     """
+    found = check_signed(data, signature, expected)
+    check_offer(found, listed_sequence, expected)
+    return found
+
+
+def check_signed(data: bytes, signature: bytes, expected: Expectation) -> Manifest:
+    """The first rules, after which these facts are the peer's own words. Raises `RejectedError`."""
     _check_size("manifest", len(data), MANIFEST_MAX_BYTES)
     _check_size("signature", len(signature), SIGNATURE_MAX_BYTES)
     found = manifest.parse(data)
     _check_signature(data, signature, expected)
+    return found
+
+
+def check_offer(found: Manifest, listed_sequence: int, expected: Expectation) -> None:
+    """The other rules: whether what the peer offers is for us. Raises `RejectedError`."""
     _check_federation(found, expected)
     _check_equal("site", "site", expected.peer, found.site)
     if expected.site not in found.recipients:
@@ -93,7 +105,6 @@ def check_manifest(data: bytes, signature: bytes, listed_sequence: int, expected
     _check_sequence(found, listed_sequence, expected.last.sequence)
     _check_size("weights", found.payload_bytes, expected.max_payload_bytes)
     _check_exact_size(found, expected.payload_bytes)
-    return found
 
 
 def most_encrypted_bytes(found: Manifest) -> int:

@@ -12,11 +12,13 @@ from peer_sync.checks import (
     MANIFEST_MAX_BYTES,
     SIGNATURE_MAX_BYTES,
     Expectation,
-    check_manifest,
+    check_offer,
     check_opened,
     check_payload,
+    check_signed,
 )
 from peer_sync.errors import NotFoundError, RejectedError
+from peer_sync.figures import Figures
 from peer_sync.inbox import MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE, Delivery, Inbox
 from peer_sync.manifest import Manifest, read_time
 from peer_sync.site import Site
@@ -33,6 +35,7 @@ class Attempt:
     Args:
         site: ours.
         inbox: where deliveries settle.
+        figures: where it is kept what manifests say.
         peer: whom to ask.
         transport: the way there.
         round: our round.
@@ -44,6 +47,7 @@ class Attempt:
         self,
         site: Site,
         inbox: Inbox,
+        figures: Figures,
         peer: str,
         transport: Transport,
         round: int,
@@ -52,6 +56,7 @@ class Attempt:
     ) -> None:
         self.site = site
         self.inbox = inbox
+        self.figures = figures
         self.peer = peer
         self.transport = transport
         self.round = round
@@ -97,7 +102,11 @@ class Attempt:
             raise self._nothing_new(found, expected.last.created, expected)
         expected = expected.for_last(sequence, data)
         signature = self._fetch_small(names.signature_name(sequence), SIGNATURE_FILE, SIGNATURE_MAX_BYTES)
-        return check_manifest(data, signature, sequence, expected)
+        manifest = check_signed(data, signature, expected)
+        if manifest.site == self.peer and self.site.name in manifest.recipients:
+            self.figures.note(manifest)
+        check_offer(manifest, sequence, expected)
+        return manifest
 
     def _nearest(self, newest: Manifest, older: Sequence[int], expected: Expectation) -> Manifest:
         """In step, the offer of the wanted round, where a peer that is ahead still shows it."""
@@ -115,6 +124,11 @@ class Attempt:
         if self.sequence != found.sequence:
             return self._judge(found.sequence, expected)
         return found
+
+    @property
+    def place(self) -> str:
+        """How a message names it."""
+        return f"peer {self.peer!r}, round {self.round}"
 
     def facts(self) -> dict[str, str | int | float | None]:
         """This attempt so far, for the ledger."""

@@ -33,6 +33,7 @@ class Courier:
         schema_digest: digest of our tensors' names and shapes; likewise.
         payload_bytes: exact size of a valid weights file, for each type.
         way_to: how to reach a peer; tests put their own way here.
+        server: what the courier before this one has left running.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Courier:
         schema_digest: str,
         payload_bytes: Mapping[str, int],
         way_to: Callable[[Site, str], Transport] = way_to,
+        server: Keeper | None = None,
     ) -> None:
         self.mailbox = mailbox
         self.plans_digest = plans_digest
@@ -53,7 +55,7 @@ class Courier:
         self._collectors: dict[str, Collector] = {}
         self._order: Order | None = None
         self._handed_out: set[str] = set()
-        self._server = Keeper(mailbox.site)
+        self._server = server or Keeper(mailbox.site)
         self._reports = Reports(mailbox.ledger)
         relay = way_to_relay(mailbox.site)
         self._publisher = Publisher(mailbox, self._reports, relay, self._check_server, self._hurry)
@@ -126,6 +128,18 @@ class Courier:
 
     def stop(self, timeout_seconds: float = 10) -> None:
         """End threads and server; transfers under way are cut off. The mailbox stays open."""
+        self._end_threads(timeout_seconds)
+        self._server.stop(timeout_seconds)
+
+    def renewed(self, site: Site) -> Courier:
+        """The same with another federation file, not started; this one ends, but for its server."""
+        self._end_threads()
+        self.mailbox.renew(site)
+        digests = (self.plans_digest, self.schema_digest)
+        return Courier(self.mailbox, *digests, self.payload_bytes, self._way_to, self._server)
+
+    def _end_threads(self, timeout_seconds: float = 10) -> None:
+        """Transfers under way are cut off, and deliveries that wait are dropped."""
         deadline = time.monotonic() + timeout_seconds
         collectors = self._asked()
         workers = (*self._publisher.workers, *(collector.worker for collector in collectors))
@@ -137,7 +151,6 @@ class Courier:
                 collector.cut()
             for worker in workers:
                 worker.join(CUT_SECONDS / len(workers))
-        self._server.stop(timeout_seconds)
         while (delivery := self._next_delivery()) is not None:
             self._drop(delivery)
 

@@ -67,7 +67,7 @@ def read_entries(path: Path) -> Iterator[Entry | None]:
     except FileNotFoundError:
         return
     with file:
-        for line in _lines(file):
+        for line in bounded_lines(file):
             yield parse_entry(line)
 
 
@@ -98,8 +98,8 @@ def _number(value: Any, kind: type = int) -> Any:  # noqa: ANN401 - whatever JSO
     return kind(value)
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines of a file; of one that is too long, only its beginning."""
+def bounded_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a file that are not empty; of one over 64 KiB, only its beginning."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         rest = line
         while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peer_sync import names
 from peer_sync.address import check_address, check_name
-from peer_sync.errors import ConfigError, quoted
+from peer_sync.errors import ConfigError
 from peer_sync.identity import is_public_line
 from peer_sync.tables import Table, bytes_of, nearest, toml_in
 
@@ -98,7 +98,7 @@ def parse_federation(data: bytes, path: Path) -> Federation:
     table = Table(toml_in(data, path), path.name)
     table.only(FEDERATION_KEYS)
     federation = Federation(
-        name=table.need("name", str),
+        name=table.text("name", MAX_NAME_CHARACTERS, is_needed=True),
         seed=table.need("seed", int),
         plans_digest=table.get("plans_digest", str, ""),
         max_payload_bytes=table.get("max_payload_bytes", int, DEFAULT_MAX_PAYLOAD_BYTES),
@@ -160,12 +160,6 @@ def read_member(table: Table) -> Member:
 
 def _check_federation(federation: Federation) -> None:
     where = federation.path.name
-    if len(federation.name) > MAX_NAME_CHARACTERS or not federation.name.isprintable():
-        raise ConfigError(
-            f"{where}: name is {quoted(federation.name)}, expected one line of at most "
-            f"{MAX_NAME_CHARACTERS} printable characters",
-            hint="give the federation another name",
-        )
     if federation.plans_digest and not names.DIGEST.fullmatch(federation.plans_digest):
         raise ConfigError(
             f"{where}: plans_digest is {federation.plans_digest!r}, expected 64 hex digits",

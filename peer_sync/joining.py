@@ -17,6 +17,7 @@ from peer_sync.site import read_listen
 from peer_sync.tables import Table, bytes_of, parse_toml
 
 SITE_FILE = "site.toml"
+COMMENT_COLUMN = 32
 
 
 @dataclass(frozen=True)
@@ -157,22 +158,22 @@ def _site_text(answers: Answers) -> str:
     """site.toml with the settings that a new site may want to look at."""
     lines = [
         "# This installation's own file; paths are relative to it. federation.toml comes from the founder.",
-        _line("site", answers.name, ""),
+        _line("site", answers.name),
         _line("federation", "federation.toml", "the same bytes at every site"),
         _line("private_key", answers.name, "stays here: logs in to peers and signs"),
         _line("folder", "mail", "outbox, inbox, quarantine and ledger.jsonl"),
         "",
         *_way_lines(answers),
         "",
-        "# What the others are told beside the weights:",
-        "share_cases = true   # number of cases",
-        "share_dice = true    # Dice per class on own validation cases",
+        "# What the others are told beside the weights, and keep:",
+        _line("share_cases", True, "number of cases"),
+        _line("share_dice", True, "Dice per class on own validation cases"),
         "",
         "# Left as it is unless the # is taken away:",
-        '# courier = "agent"    # compute nodes have no network: nnunet-gml sync moves the files',
-        "# encrypt = true       # whoever runs a relay or a shared disk cannot read weights",
-        '# payload = "int8"     # slow line: half the bytes of float16',
-        "# wait_seconds = 600   # averaging trainers: how long the end of a round waits for the others",
+        _line("# courier", "agent", "compute nodes have no network: nnunet-gml sync moves the files"),
+        _line("# encrypt", True, "whoever runs a relay or a shared disk cannot read weights"),
+        _line("# payload", "int8", "slow line: half the bytes of float16"),
+        _line("# wait_seconds", 600, "averaging trainers: how long a round's end waits for the others"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -181,17 +182,18 @@ def _way_lines(answers: Answers) -> list[str]:
     if answers.listen:
         return [
             f"# The built-in read-only server; the others dial {answers.address}",
-            _line("listen", answers.listen, ""),
+            _line("listen", answers.listen),
             _line("host_key", f"{answers.name}_host", "stays here"),
         ]
     if answers.relay:
         return [
-            f"# A copy of the outbox, for nobody can dial this site; the others read {answers.address}",
-            _line("relay", answers.relay, "the folder must be there"),
+            "# A copy of the outbox is put into this folder, which must be there; the others read it at",
+            f"# {answers.address}",
+            _line("relay", answers.relay),
         ]
     return [f"# Something else serves mail/outbox; the others read {answers.address}"]
 
 
-def _line(key: str, value: str, comment: str) -> str:
-    text = f"{key} = {tomlkit.string(value).as_string()}"
-    return f"{text:<38}# {comment}" if comment else text
+def _line(key: str, value: str | bool | int, comment: str = "") -> str:
+    text = f"{key} = {tomlkit.item(value).as_string()}"
+    return f"{text:<{COMMENT_COLUMN}}  # {comment}" if comment else text

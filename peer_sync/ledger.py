@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from peer_sync.storage import missing_line_end
+from peer_sync.storage import append_line
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +49,6 @@ class Ledger:
         line = json.dumps({"time": now, **{name: facts.get(name) for name in FIELDS}})
         try:
             with self._lock:
-                self._append(line.encode() + b"\n")
+                append_line(self.path, line.encode() + b"\n")
         except OSError as error:
             log.warning("cannot write into %s: %s", self.path, error.strerror)
-
-    def _append(self, line: bytes) -> None:
-        """Behind half a line, which a full disk or a power cut has left, a new one begins."""
-        with self.path.open("a+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            file.write(missing_line_end(file) + line)
-            file.flush()

@@ -12,6 +12,7 @@ from peer_sync.manifest import Facts
 from peer_sync.orders import Order, Request, sentence
 from peer_sync.publisher import Publisher
 from peer_sync.reports import Reports
+from peer_sync.site import Site
 from peer_sync.wanted import Wanted
 
 STOP_SECONDS = 10.0
@@ -120,6 +121,12 @@ class LocalCourier:
     def refusals(self) -> list[tuple[str, str]]:
         """Peer and rule of every offer that was refused since the last call."""
         return self._reports.take_refusals()
+
+    def renewed(self, site: Site) -> LocalCourier:
+        """The same with another federation file, not started; this one ends."""
+        self.stop()
+        self.mailbox.renew(site)
+        return LocalCourier(self.mailbox, self.plans_digest, self.schema_digest, self.payload_bytes)
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """End the thread and withdraw the order. The mailbox stays open."""

@@ -77,6 +77,7 @@ class Mailbox(Receiver):
         started = time.monotonic()
         with self._disk():
             manifest = self._outbox.offer(Path(payload), facts)
+            self._figures.note(manifest)
             sequence = manifest.sequence
             beside = (names.manifest_name(sequence), names.signature_name(sequence))
             self.ledger.write(
@@ -117,6 +118,11 @@ class Mailbox(Receiver):
                     verdict="published",
                 )
         return published
+
+    def renew(self, site: Site) -> None:
+        """Go on with another federation file; nobody else may be at work in this mailbox meanwhile."""
+        self.site = self._outbox.site = site
+        self.quarantine.max_bytes = site.federation.max_payload_bytes
 
     def close(self) -> None:
         """Let another process use the folder."""

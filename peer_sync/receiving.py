@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from peer_sync.checks import Expectation
 from peer_sync.collecting import Attempt
 from peer_sync.errors import ConfigError, NotFoundError, RejectedError, TransportError
+from peer_sync.figures import Figures
 from peer_sync.inbox import Delivery, Inbox
 from peer_sync.ledger import Ledger
 from peer_sync.memory import Memory
@@ -33,6 +34,7 @@ class Receiver:
         self.ledger = Ledger(site.folder / "ledger.jsonl")
         self.quarantine = Quarantine(site.folder / "quarantine", site.federation.max_payload_bytes)
         self._inbox = Inbox(self.inbox)
+        self._figures = Figures(site.folder)
         self._memory = Memory(self.state)
 
     def collect(
@@ -73,24 +75,18 @@ class Receiver:
         in the ledger.
         """
         expected = self._expectation(peer, plans_digest, schema_digest, payload_bytes, least_round)
-        attempt = Attempt(self.site, self._inbox, peer, transport, round, retries, already_bytes)
-        place = f"peer {peer!r}, round {round}, rule"
+        attempt = Attempt(
+            self.site, self._inbox, self._figures, peer, transport, round, retries, already_bytes
+        )
         try:
             with self._disk():
                 delivery = attempt.run(expected)
                 self._inbox.answer(peer, token)
                 return delivery
         except RejectedError as error:
-            told = RejectedError(error.rule, f"{place} {error.rule}: {error}", error.hint)
-            self._quarantine(attempt, told)
-            with self._disk():
-                self._inbox.answer(peer, token)
-            raise told from error
+            raise self._refused(attempt, error, token) from error
         except TransportError as error:
-            rule = "nothing new" if isinstance(error, NotFoundError) else "connection"
-            failed = type(error)(f"{place} {rule}: {error}", error.hint)
-            failed.transferred_bytes = attempt.transferred_bytes
-            raise failed from error
+            raise _failed(attempt, error) from error
         except ConfigError as error:
             error.transferred_bytes = attempt.transferred_bytes
             raise
@@ -199,10 +195,14 @@ class Receiver:
             least_round=least_round,
         )
 
-    def _quarantine(self, attempt: Attempt, error: RejectedError) -> None:
+    def _refused(self, attempt: Attempt, error: RejectedError, token: str) -> RejectedError:
+        """The refusal with its place, after what came was put into quarantine."""
+        told = RejectedError(error.rule, f"{attempt.place}, rule {error.rule}: {error}", error.hint)
         with self._disk():
-            self.quarantine.put(attempt.peer, attempt.round, attempt.staging, error)
-            self.ledger.write(**attempt.facts(), **_refusal(error))
+            self.quarantine.put(attempt.peer, attempt.round, attempt.staging, told)
+            self.ledger.write(**attempt.facts(), **_refusal(told))
+            self._inbox.answer(attempt.peer, token)
+        return told
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -213,6 +213,13 @@ class Receiver:
             raise TransportError(
                 f"cannot write into {self.site.folder}: {error.strerror}", hint="check free space and rights"
             ) from error
+
+
+def _failed(attempt: Attempt, error: TransportError) -> TransportError:
+    rule = "nothing new" if isinstance(error, NotFoundError) else "connection"
+    failed = type(error)(f"{attempt.place}, rule {rule}: {error}", error.hint)
+    failed.transferred_bytes = attempt.transferred_bytes
+    return failed
 
 
 def _refusal(error: RejectedError) -> dict[str, str]:

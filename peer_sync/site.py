@@ -145,7 +145,7 @@ def load_site(path: Path | str) -> Site:
         jump=_jump(table),
         path=path,
     )
-    _check_site(site)
+    check_site(site)
     return site
 
 
@@ -208,7 +208,8 @@ def _jump(table: Table) -> Jump | None:
     return jump
 
 
-def _check_site(site: Site) -> None:
+def check_site(site: Site) -> None:
+    """Refuse numbers, keys and ways that do not fit each other. Raises `ConfigError`."""
     where = site.path.name
     for name, found, least, most in (
         ("offer_days", site.offer_days, 1, MAX_DAYS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -63,6 +64,17 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line, which ends with a line feed, whoever else adds one now. Raises OSError.
+
+    Behind half a line, which a full disk or a power cut has left, a new one begins.
+    """
+    with path.open("a+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(missing_line_end(file) + line)
+        file.flush()
 
 
 def missing_line_end(file: BinaryIO) -> bytes:

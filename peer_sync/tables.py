@@ -39,7 +39,7 @@ def toml_in(data: bytes, path: Path) -> dict[str, Any]:
     """What the bytes of the TOML file ``path`` say. Raises `ConfigError`."""
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", hint="compare it with PROTOCOL.md") from error
 
 
@@ -80,14 +80,14 @@ class Table:
         """The value of a key that may be left out."""
         return self._typed(key, kind) if key in self.content else default
 
-    def text(self, key: str, most_characters: int) -> str:
-        """A text that a terminal shows as it is; empty when the key is left out."""
-        value = self.get(key, str, "")
+    def text(self, key: str, most_characters: int, is_needed: bool = False) -> str:
+        """A text that a terminal shows as it is; empty when the key is left out, where it may be."""
+        value = self.need(key, str) if is_needed else self.get(key, str, "")
         if len(value) > most_characters or not value.isprintable():
             raise ConfigError(
                 f"{self.where}: {key} is {value[:most_characters]!r}, expected one line of at most "
                 f"{most_characters} printable characters",
-                hint=f"change {key} there, or leave it out",
+                hint=f"change {key} there" + ", or leave it out" * (not is_needed),
             )
         return value
 

@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
+
+from nnunet_gml.commands.named_site import add_named_site, named_site
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml doctor``."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    add_named_site(parser)
     parser.add_argument(
         "--peer", nargs="+", action="extend", metavar="NAME", help="only these peers (default: all)"
     )
@@ -29,9 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_gml.commands import doctor_report
     from peer_sync.doctor import examine
     from peer_sync.doctor.findings import FAILED
-    from peer_sync.site import load_site
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     with doctor_report.waiting(Console(stderr=True), site, args.peer) as tell:
         findings = examine(site, args.peer, tell)
     if args.json:

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands import federation_figures
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -40,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _declare_agree(_command(commands, "agree", _agree, "write down the plans and classes agreed on"))
     show = _command(commands, "show", _show, "draw the file as a table, with the digest to read out")
     show.add_argument("file", type=Path, metavar="FILE", help="federation.toml or site.toml")
+    federation_figures.add_arguments(
+        _command(
+            commands, "figures", federation_figures.run, "what each site has said about its own validation"
+        )
+    )
     check = _command(commands, "check", _check, "check federation.toml and site.toml, alone and together")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="federation.toml or site.toml")
 
@@ -92,8 +99,10 @@ def _new(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     from peer_sync import founding
+    from peer_sync.federation import load_federation
 
-    return _tell(founding.add(args.file, _read_cards(args.cards), args.replace))
+    before = load_federation(args.file)
+    return _tell(founding.add(args.file, _read_cards(args.cards), args.replace), before)
 
 
 def _read_cards(paths: Sequence[Path]) -> list[Member]:
@@ -122,8 +131,10 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _agree(args: argparse.Namespace) -> int:
     from peer_sync import founding
+    from peer_sync.federation import load_federation
 
-    return _tell(founding.agree(args.file, args.plans_digest, args.classes))
+    before = load_federation(args.file)
+    return _tell(founding.agree(args.file, args.plans_digest, args.classes), before)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -167,13 +178,16 @@ def _is_site_file(path: Path) -> bool:
     return "site" in parse_toml(path)[0]
 
 
-def _tell(federation: Federation) -> int:
-    """Say what the file is now, and that all sites need it."""
+def _tell(federation: Federation, before: Federation | None = None) -> int:
+    """Say what the file is now, and that all sites need it; or that it is as it was before."""
     from nnunet_gml.commands.federation_table import groups
 
     names = ", ".join(member.name for member in federation.members)
     print(f"{_summary(federation)} ({names}), digest")
     print("\n".join(groups(federation.digest)))
+    if before is not None and before.digest == federation.digest:
+        print(f"nnunet-gml: all that stood in {federation.path} already; it is as it was", file=sys.stderr)
+        return 0
     print(
         f"nnunet-gml: send {federation.path} to every site; each puts it in the place of its own and "
         "compares the digest above by telephone (nnunet-gml federation show)",

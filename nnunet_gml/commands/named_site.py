@@ -18,6 +18,17 @@ def add_site(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_named_site(parser: argparse.ArgumentParser) -> None:
+    """Declare the same as a word without a dash, which may be left out."""
+    parser.add_argument(
+        "site",
+        nargs="?",
+        type=Path,
+        metavar="SITE_TOML",
+        help="this site's file (default: $nnUNet_gml_site)",
+    )
+
+
 def named_site(path: Path | None) -> Site:
     """The site. Raises `ConfigError`, also where none is named."""
     from peer_sync.site import load_site, site_from_environment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from datetime import timedelta
-from pathlib import Path
+
+from nnunet_gml.commands.named_site import add_named_site
 
 
 def add_plans_name(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +16,8 @@ def add_plans_name(parser: argparse.ArgumentParser) -> None:
 
 
 def add_site_and_dataset(parser: argparse.ArgumentParser) -> None:
-    """Declare the site's file and the dataset, as words without a dash."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    """Declare the site's file, which may be left out, and the dataset, as words without a dash."""
+    add_named_site(parser)
     parser.add_argument("dataset", metavar="DATASET", help="nnU-Net's name or number of the dataset")
 
 

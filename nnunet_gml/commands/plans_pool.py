@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands.named_site import named_site
 from nnunet_gml.commands.options import add_plans_name, add_site_and_dataset, age
 
 if TYPE_CHECKING:
@@ -59,12 +60,11 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.pooling import FEWEST_CASES
     from peer_sync import documents
     from peer_sync.errors import ConfigError
-    from peer_sync.site import load_site
 
     if args.least < FEWEST_CASES:
         raise ConfigError(f"--least is {args.least}, expected at least {FEWEST_CASES}", "leave it out for 5")
     wishes = Wishes(args.configuration, args.planner, args.gpu_memory_target, args.plans, args.least, args.np)
-    site = load_site(args.site)
+    site = named_site(args.site)
     with _progress() as step, documents.served(site):
         pool = Pool(site, args.dataset, wishes, _say, step)
         waiting = _advance(pool, args.again, args.wait.total_seconds())

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands.named_site import named_site
 from nnunet_gml.commands.options import add_plans_name, add_site_and_dataset
 
 if TYPE_CHECKING:
@@ -44,23 +45,21 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def _offer(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.plan_documents import publish_plans
     from nnunet_gml.planning.planned import planned
-    from peer_sync.site import load_site
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     digest = publish_plans(site, planned(args.dataset, args.configuration, args.plans))
     print(f"published the plans of {args.dataset}, configuration {args.configuration}; digest {digest}")
     print(f"others take them by: nnunet-gml plans adopt SITE_TOML DATASET --from {site.name}")
     if site.listen and not site.relay:
-        print(f"meanwhile this site must be served: nnunet-gml serve {args.site}")
+        print(f"meanwhile this site must be served: nnunet-gml serve {site.path}")
     return 0
 
 
 def _adopt(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.adopting import adopt, plans_from_file, preprocess
     from peer_sync.errors import ConfigError
-    from peer_sync.site import load_site
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     offered = _offered(site, args.peer) if args.peer else None
     configuration = args.configuration or (offered.configuration if offered else "")
     if not configuration:
@@ -106,9 +105,8 @@ def _compare(args: argparse.Namespace) -> int:
     from nnunet_gml.planning.plan_documents import PeerPlans, all_peers_plans, own_contract
     from nnunet_gml.planning.planned import planned
     from nnunet_gml.planning.plans import contract_differences
-    from peer_sync.site import load_site
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     contract = own_contract(site, planned(args.dataset, args.configuration, args.plans))
     all_agree = True
     for peer, theirs in all_peers_plans(site).items():

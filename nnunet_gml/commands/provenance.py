@@ -58,7 +58,7 @@ def _show(console: Console, folder: Path, found: Sequence[Touch]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(str(folder), "bold"))
+    console.print(Text(str(folder), "bold"), soft_wrap=True)
     if not found:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from pathlib import Path
+
+from nnunet_gml.commands.named_site import add_named_site, named_site
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml serve``."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    add_named_site(parser)
     parser.set_defaults(run=run)
 
 
@@ -22,14 +23,13 @@ def run(args: argparse.Namespace) -> int:
     """Serve until somebody ends it; logins, downloads and denials are on standard error, too."""
     from peer_sync.errors import ConfigError
     from peer_sync.server.running import serving
-    from peer_sync.site import load_site
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     if site.relay and site.listen is None:
         raise ConfigError(
             f"there is nothing to serve here: the others read the outbox of site {site.name!r} at "
             f"{site.member.address}, where a copy of it is put",
-            hint=f"nnunet-gml doctor {args.site} says whether it can be read there",
+            hint=f"nnunet-gml doctor {site.path} says whether it can be read there",
         )
     with serving(site, console=True) as server:
         for number in (signal.SIGTERM, signal.SIGINT):

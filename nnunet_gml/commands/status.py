@@ -10,9 +10,9 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_gml.commands.named_site import add_named_site, named_site
 from nnunet_gml.commands.options import age
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml status``."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    add_named_site(parser)
     parser.add_argument(
         "--max-age",
         type=age,
@@ -35,10 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the ledger, print it, and judge the silence."""
-    from peer_sync.site import load_site
     from peer_sync.status import read_status
 
-    site = load_site(args.site)
+    site = named_site(args.site)
     status, now = read_status(site), datetime.now(UTC)
     if args.json:
         sys.stdout.write(json.dumps(facts(site, status, now, args.max_age), indent=2) + "\n")

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from nnunet_gml.commands.status import is_silent, is_stale
+from nnunet_gml.printable import printable
 from peer_sync.ages import age_words, ago
 from peer_sync.entries import Problem
 from peer_sync.site import Site
 from peer_sync.status import OwnStatus, PeerStatus, Status
 
 TABLE_WIDTH = 78
-MAX_MESSAGE_CHARACTERS = 300
 SHOWN_FORMER = 5
 NONE = "-"
 PLACE = re.compile(r"peer '[a-z0-9-]*', round [0-9]+, (rule )?")
@@ -110,7 +110,7 @@ def _sentences(site: Site, status: Status, now: datetime, max_age: timedelta | N
     if status.own.problem:
         yield _marked("problem", f"our own offers, {_problem(status.own.problem, now)}")
     if status.former:
-        names = ", ".join(_printable(name) for name, _ in status.former.most_common(SHOWN_FORMER))
+        names = ", ".join(printable(name) for name, _ in status.former.most_common(SHOWN_FORMER))
         yield _marked(
             "note", f"{status.former.total()} lines are about sites outside the federation: {names}"
         )
@@ -121,14 +121,8 @@ def _sentences(site: Site, status: Status, now: datetime, max_age: timedelta | N
 def _problem(problem: Problem, now: datetime) -> str:
     message = PLACE.sub("", problem.message)
     rule = "" if not problem.rule or message.startswith(problem.rule) else f"{problem.rule}: "
-    return _printable(f"{ago(now - problem.time)}: {rule}{message}")
+    return printable(f"{ago(now - problem.time)}: {rule}{message}")
 
 
 def _marked(mark: str, text: str) -> Text:
     return Text.assemble((f"{mark}: ", "yellow"), text)
-
-
-def _printable(text: str) -> str:
-    """Text that a terminal shows and does not obey."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= MAX_MESSAGE_CHARACTERS else f"{shown[:MAX_MESSAGE_CHARACTERS]} ..."

@@ -11,8 +11,9 @@ import sys
 import time
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nnunet_gml.commands.named_site import add_named_site, named_site
 
 if TYPE_CHECKING:
     from peer_sync.agent import Agent
@@ -23,7 +24,7 @@ EXIT_FAILED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml sync``."""
-    parser.add_argument("site", type=Path, metavar="SITE_TOML")
+    add_named_site(parser)
     parser.add_argument("--watch", action="store_true", help="go on until somebody ends it")
     parser.add_argument(
         "--every",
@@ -38,9 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """One pass, whose exit code tells whether everything succeeded; or many, until somebody ends them."""
     from peer_sync.agent import Agent
-    from peer_sync.site import load_site
 
-    agent = Agent(load_site(args.site))
+    agent = Agent(named_site(args.site))
     try:
         if args.watch:
             _watch(agent, args.every)

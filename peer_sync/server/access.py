@@ -19,6 +19,7 @@ MAX_LINE_CHARACTERS = 500
 LINES_AT_ONCE = 100
 SECONDS_PER_LINE = 5.0
 STRANGER = "stranger"
+OURSELVES = "(this site)"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 SSH_LOGGERS = ("paramiko", "peer_sync.ssh")
 
@@ -26,6 +27,11 @@ SSH_LOGGERS = ("paramiko", "peer_sync.ssh")
 def note(level: int, address: str, peer: str, text: str, *values: object) -> None:
     """One line about a connection; ``peer`` is empty before a login."""
     log.log(level, f"%s %s: {text}", address, peer or STRANGER, *values, extra={"peer": peer})
+
+
+def tell(level: int, text: str) -> None:
+    """One line about the server itself; no stranger can use up its quota."""
+    log.log(level, "%s", text, extra={"peer": OURSELVES})
 
 
 @dataclass

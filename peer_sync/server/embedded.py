@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import paramiko
 
 from peer_sync import identity
 from peer_sync.errors import ConfigError
+from peer_sync.federation import Federation
+from peer_sync.orders import sentence
+from peer_sync.renewal import Renewal, news
 from peer_sync.server import access, served
 from peer_sync.server.answering import Files, Session
 from peer_sync.server.guest import Guest
@@ -19,6 +23,7 @@ from peer_sync.server.reception import Limits, Reception
 from peer_sync.site import Site
 from peer_sync.ssh import SERVER_ID, BoundedTransport
 
+LOOK_SECONDS = 0.5
 WINDOW_BYTES = 256 * 1024
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384")
 
@@ -34,7 +39,7 @@ def place(site: Site) -> tuple[tuple[str, int], Path]:
 
 
 class Server:
-    """Listens at once; `serve` then answers.
+    """Listens at once; `serve` then answers, by the federation.toml that is there now, within seconds.
 
     Args:
         site: whose outbox; its ``listen`` and ``host_key`` are set.
@@ -46,11 +51,11 @@ class Server:
 
     def __init__(self, site: Site, limits: Limits | None = None) -> None:
         listen, host_key = place(site)
-        identity.load_private_key(host_key)
-        self._host_key = paramiko.Ed25519Key(filename=str(host_key))
-        self._keys = {
-            " ".join(member.public_key.split()[:2]): member.name for member in site.federation.members
-        }
+        self._keys: dict[str, str] = {}
+        self._let_in(site.federation)
+        self._host_key = _host_key(host_key)
+        self._renewal = Renewal(site)
+        self._next_look = 0.0
         outbox = site.folder / "outbox"
         outbox.mkdir(parents=True, exist_ok=True)
         self._folder = served.ServedFolder(outbox)
@@ -60,7 +65,29 @@ class Server:
 
     def serve(self, ends: Sequence[int] = (), parent: int | None = None) -> None:
         """Answer until ``stop`` is set, a descriptor in ``ends`` closes, or process ``parent`` is gone."""
-        self._reception.serve(ends, parent)
+        self._reception.serve(ends, parent, self._look)
+
+    def _look(self) -> None:
+        """Take a federation.toml that was changed, for who may come in; at once for who is here, too."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        before = self._renewal.site.federation
+        try:
+            site = self._renewal.look()
+            if site is not None:
+                self._let_in(site.federation)
+                access.tell(logging.INFO, news(before, site.federation))
+                self._host_key = _host_key(place(site)[1])
+        except ConfigError as error:
+            access.tell(logging.WARNING, sentence(error))
+
+    def _let_in(self, federation: Federation) -> None:
+        """These sites' keys and no others; guests share the mapping, and who stays is always in it."""
+        keys = {" ".join(member.public_key.split()[:2]): member.name for member in federation.members}
+        for gone in self._keys.keys() - keys.keys():
+            del self._keys[gone]
+        self._keys.update(keys)
 
     def _welcome(self, sock: socket.socket, address: str) -> Guest | None:
         try:
@@ -78,3 +105,8 @@ class Server:
             sock.close()
             return None
         return guest
+
+
+def _host_key(path: Path) -> paramiko.Ed25519Key:
+    identity.load_private_key(path)
+    return paramiko.Ed25519Key(filename=str(path))

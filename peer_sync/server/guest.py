@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import paramiko
 from paramiko import common
@@ -22,11 +22,11 @@ class Guest(paramiko.ServerInterface):
 
     Args:
         transport: the connection.
-        keys: names of the sites by ``TYPE BASE64`` of their keys.
+        keys: names of the sites by ``TYPE BASE64`` of their keys; it may change meanwhile.
         address: where it comes from.
     """
 
-    def __init__(self, transport: BoundedTransport, keys: dict[str, str], address: str) -> None:
+    def __init__(self, transport: BoundedTransport, keys: Mapping[str, str], address: str) -> None:
         self.transport = transport
         self.keys = keys
         self.address = address
@@ -35,7 +35,7 @@ class Guest(paramiko.ServerInterface):
         self.channels = 0
         self.sessions: dict[int, Callable[[], int] | None] = {}
         self.opening = threading.Lock()
-        self._shown = ""
+        self._key = self._shown = ""
 
     @property
     def known(self) -> bool:
@@ -46,6 +46,11 @@ class Guest(paramiko.ServerInterface):
     def active(self) -> bool:
         """Whether it is still there."""
         return bool(self.transport.is_active())
+
+    @property
+    def welcome(self) -> bool:
+        """Whether the key it has logged in with is still that of its site."""
+        return not self.known or self.keys.get(self._key) == self.peer
 
     def close(self) -> None:
         """End it."""
@@ -66,7 +71,8 @@ class Guest(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         """Only those of the federation."""
-        self._shown = self.keys.get(f"{key.get_name()} {key.get_base64()}", "")
+        self._key = f"{key.get_name()} {key.get_base64()}"
+        self._shown = self.keys.get(self._key, "")
         if not self._shown:
             self.note(logging.INFO, "refused, a key of nobody in the federation: %s", key.fingerprint)
         return common.AUTH_SUCCESSFUL if self._shown else common.AUTH_FAILED

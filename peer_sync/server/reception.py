@@ -56,6 +56,10 @@ class Guest(Protocol):
     def active(self) -> bool:
         """Whether it is still there."""
 
+    @property
+    def welcome(self) -> bool:
+        """Whether it may stay; who has not logged in may."""
+
     def close(self) -> None:
         """End it."""
 
@@ -129,13 +133,22 @@ class Reception:
         host, port = self._listener.getsockname()[:2]
         self.address = f"{host}:{port}"
 
-    def serve(self, ends: Sequence[int] = (), parent: int | None = None) -> None:
-        """Return when ``stop`` is set, one of ``ends`` is closed, or process ``parent`` is gone."""
+    def serve(
+        self,
+        ends: Sequence[int] = (),
+        parent: int | None = None,
+        each_time: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Return when ``stop`` is set, one of ``ends`` is closed, or process ``parent`` is gone.
+
+        Meanwhile ``each_time`` is called at least twice a second.
+        """
         listener = self._listener.fileno()
         while not self.stop.is_set() and (parent is None or os.getppid() == parent):
             ready, _, _ = select.select([listener, *ends], [], [], TICK_SECONDS)
             if any(end in ready and not os.read(end, 4096) for end in ends):
                 break
+            each_time()
             self._sweep()
             if listener in ready:
                 self._admit()
@@ -173,6 +186,8 @@ class Reception:
             self._dismiss(guest, late)
         for guest in surplus(self.guests, limits):
             self._dismiss(guest, f"more than {limits.per_peer} connections with one key")
+        for guest in [guest for guest in self.guests if not guest.welcome]:
+            self._dismiss(guest, "its key is no longer in federation.toml")
         for guest in [guest for guest in self.guests if not guest.active]:
             seconds = time.monotonic() - guest.started
             guest.note(logging.INFO, "left after %.1f s: %s", seconds, guest.ending())
