@@ -12,6 +12,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 RESAMPLES = 9999
+MOST_DRAWN = 10_000_000
+"""Patients drawn at once, over all resamples: bounds the memory, changes no interval."""
 
 
 class Interval(NamedTuple):
@@ -40,6 +42,20 @@ def mean_difference(differences: Mapping[str, Sequence[float]]) -> float:
     return fmean(every) if every else math.nan
 
 
+def gain(dice: float, other: float) -> float:
+    """One Dice minus another of the same class in the same case.
+
+    nan says that neither contour shows the class. Two nan are no pair (nan); one nan is a class rightly left
+    out, 1, against a contour of nothing, 0.
+
+    >>> gain(float("nan"), 0.0), gain(0.75, 0.5)
+    (1.0, 0.25)
+    """
+    if math.isnan(dice) and math.isnan(other):
+        return math.nan
+    return (1.0 if math.isnan(dice) else dice) - (1.0 if math.isnan(other) else other)
+
+
 def signed_rank_p(differences: Mapping[str, Sequence[float]]) -> float:
     """Two-sided p of Wilcoxon's paired signed-rank test, on one mean difference per patient.
 
@@ -58,6 +74,29 @@ def signed_rank_p(differences: Mapping[str, Sequence[float]]) -> float:
     if not means:
         return math.nan
     return float(wilcoxon([mean for mean in means if mean != 0]).pvalue) if any(means) else 1.0
+
+
+def rank_biserial(differences: Mapping[str, Sequence[float]]) -> float:
+    r"""Matched-pairs rank-biserial correlation: the effect size that belongs to `signed_rank_p`.
+
+    .. math:: r = \frac{W^+ - W^-}{W^+ + W^-}
+
+    with :math:`W^\pm` the sums of the ranks, by size, of positive and of negative mean differences, one per
+    patient. 1: better in every patient; -1: worse in every one; 0: as much for as against. Patients without
+    any difference are left out; nan without any patient, 0 where nobody differs.
+
+    References:
+        Kerby (2014), Comprehensive Psychology 3, 11.IT.3.1.
+    """
+    from scipy.stats import rankdata
+
+    means = [fmean(each) for each in differences.values() if each]
+    differing = [mean for mean in means if mean != 0]
+    if not differing:
+        return 0.0 if means else math.nan
+    ranks = rankdata([abs(mean) for mean in differing])
+    signed = [math.copysign(rank, mean) for rank, mean in zip(ranks, differing, strict=True)]
+    return sum(signed) / float(sum(ranks))
 
 
 def bootstrap_interval(
@@ -88,6 +127,7 @@ def bootstrap_interval(
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
+        batch=max(1, MOST_DRAWN // len(clusters)),
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
