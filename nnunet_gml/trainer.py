@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_gml import __version__, gate, merging, weights
+from nnunet_gml import __version__, gate, merging, progress_picture, weights
 from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.partial_labels import MarginalBackground
 from nnunet_gml.planning.plan_documents import difference_from
@@ -59,14 +59,7 @@ class FederatedTrainer(SiteTrainer):
         try:
             self.site = self.site or site_from_environment()
             if self.ranks.is_first:
-                self.exchange = Exchange(
-                    self.site,
-                    self.network,
-                    self.say,
-                    self.channel_order,
-                    self.plans_digest,
-                    self._difference_from,
-                )
+                self.exchange = self.new_exchange()
             super().on_train_start()
             if self.restored.get("hidden") is not None:
                 self.let_hide(self.restored["hidden"])
@@ -78,6 +71,17 @@ class FederatedTrainer(SiteTrainer):
         peers = ", ".join(self.site.federation.peers_of(self.site.name))
         self.say(f"site {self.site.name} of federation {self.site.federation.name}, peers: {peers}")
         self._take_up_round()
+
+    def new_exchange(self) -> Exchange:
+        """This training's mailbox and courier, not started. Raises `ConfigError`."""
+        return Exchange(
+            self.own_site,
+            self.network,
+            self.say,
+            self.channel_order,
+            self.plans_digest,
+            self._difference_from,
+        )
 
     def prepare(self) -> None:
         """Set up what peers' weights need; `restored` holds what `state` returned before a ``--c``."""
@@ -95,6 +99,8 @@ class FederatedTrainer(SiteTrainer):
     def on_epoch_end(self) -> None:
         """nnU-Net counts the epoch and saves; then, at a round's end, offer ours and send for others'."""
         super().on_epoch_end()
+        if self._is_round_end() and self.ranks.is_first:
+            progress_picture.try_to_draw(Path(self.output_folder), self.say)
         if self._is_round_end() and self.current_epoch < self.num_epochs:
             if self.current_epoch % self.save_every:
                 self.save_latest()
@@ -106,6 +112,7 @@ class FederatedTrainer(SiteTrainer):
         Returns:
             The type in which ours travel; empty where nothing could be offered.
         """
+        self._renew_federation()
         self.round = round_
         dtype = ""
         if self.ranks.is_first:
@@ -117,6 +124,16 @@ class FederatedTrainer(SiteTrainer):
                 least_round=round_ if self.in_lock_step else 0,
             )
         return self.ranks.share(dtype)
+
+    def _renew_federation(self) -> None:
+        """Go on with a federation.toml that was changed since the last round, on every GPU the same."""
+        site = self.ranks.share(self.exchange.renewed() if self.ranks.is_first else None)
+        if site is not None:
+            self.site = site
+            self.federation_changed()
+
+    def federation_changed(self) -> None:
+        """`site` has another federation file than before: others may have left, or come."""
 
     def peers_of_round(self, round_: int) -> tuple[str, ...]:
         """Whose weights are sent for: one random peer's."""
@@ -141,6 +158,7 @@ class FederatedTrainer(SiteTrainer):
         super().on_train_end()
         if self.ranks.is_first:
             self.exchange.stop()
+            progress_picture.try_to_draw(Path(self.output_folder), self.say)
 
     def save_latest(self) -> None:
         """Write nnU-Net's checkpoint for ``--c`` between two epochs, where it would count one too many."""

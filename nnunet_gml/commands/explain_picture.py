@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_gml.explanation import Round, mean
-
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-"""Okabe and Ito's palette."""
+from nnunet_gml.palette import BLUE, GREEN, VERMILION
 
 
 def draw(rounds: Sequence[Round], path: Path) -> None:
@@ -72,7 +70,7 @@ def _dice(axes: Axes, rounds: Sequence[Round]) -> None:
     for values, colour, marker, label in (
         ([mean(r.dice_before) for r in rounds], BLUE, "o", "ours when the peer came"),
         ([mean(r.dice_after) for r in rounds], GREEN, "s", "ours when it left"),
-        ([mean(r.dice_peer) for r in rounds], ORANGE, "^", "the peer's when it came"),
+        ([mean(r.dice_peer) for r in rounds], VERMILION, "^", "the peer's when it came"),
     ):
         axes.plot(places, values, marker=marker, markersize=4, color=colour, label=label)
     axes.set_title("mean Dice on the fixed validation patches")
@@ -83,7 +81,7 @@ def _dice(axes: Axes, rounds: Sequence[Round]) -> None:
 def _pull(axes: Axes, rounds: Sequence[Round]) -> None:
     places = [r.number for r in rounds]
     axes.plot(places, [r.ratio for r in rounds], marker="o", markersize=4, color=BLUE, label="pull")
-    axes.plot(places, [r.weight for r in rounds], marker="s", markersize=4, color=ORANGE, label="weight λ")
+    axes.plot(places, [r.weight for r in rounds], marker="s", markersize=4, color=VERMILION, label="weight λ")
     axes.set_title("the peer's pull relative to the labels'")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
