@@ -6,13 +6,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence docs faults wheel clean help
+.PHONY: demo compare-demo bench-headneck test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence docs faults wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(READY)
 	$(BIN)/nnunet-gml demo --continue
+
+# make compare-demo     what the demo's sites gained: demo-compare/report.html, in a browser if there is one
+compare-demo: demo
+	$(BIN)/nnunet-gml compare demo-run --out demo-compare
+	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/demo-compare/report.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -45,7 +50,11 @@ bench-payload: $(READY)
 bench-distillation: $(READY)
 	KINETO_LOG_LEVEL=99 $(BIN)/python benchmarks/distillation.py
 
-# make evidence SET=hippocampus   (or headneck, partial) the methods side by side; hours; continues where it stopped
+# make bench-headneck   six simulated sites, real contours, synthetic intensities; hours; docs/results/headneck.md
+bench-headneck: $(READY)
+	$(BIN)/python benchmarks/evidence.py headneck --seeds 1 2 3
+
+# make evidence SET=hippocampus   (or few, headneck, headneck-phantom, partial) the methods side by side; hours; continues where it stopped
 evidence: $(READY)
 	$(BIN)/python benchmarks/evidence.py $(SET)
 
@@ -65,7 +74,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf .venv dist demo-run docs/_build
+	rm -rf .venv dist demo-run demo-compare docs/_build
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: some minutes and, on Linux, about 7 GB of PyTorch"

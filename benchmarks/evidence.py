@@ -1,7 +1,7 @@
 """Does it pay? Every arm of the comparison on simulated sites, and the page with its table.
 
     python benchmarks/evidence.py hippocampus [--seeds 1 2 3] [--arms individual fedavg mutual] [--out FOLDER]
-    python benchmarks/evidence.py headneck
+    python benchmarks/evidence.py headneck             (real contours; headneck-phantom needs no data)
     python benchmarks/evidence.py partial
 
 One arm after the other, seed by seed; each is one call of `nnunet-gml simulate`, which continues where it

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evidence_numbers import OF_ONE_RUN, Comparison, Results, Run, check_alike, read_runs
 from evidence_plans import ALL_LABELS, ARMS, Experiment
 
 from nnunet_gml import stats
+from nnunet_gml.simulation.scores import markdown_table, number_text
+from nnunet_gml.simulation.seed_table import arm_table, gain_text, rounds_sentence
+from nnunet_gml.simulation.several import OF_ONE_RUN, Results, Run, check_alike, read_runs
 
 NOTES = "## What was tried, and why it is so"
 FAIR = """\
@@ -57,76 +59,23 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
     made = f"Made by `{command}`.\n"
     if not results.runs:
         return f"{experiment.about}\n{made}\nNothing has finished yet.\n"
+    honest = f"{experiment.honest_name.capitalize()}.\n" if experiment.honest_name else ""
     sections = [
         experiment.about,
         FAIR,
         f"{_unfinished(experiment, results)}",
         "## Arms\n",
+        honest,
         arm_table(results),
         rounds_sentence(results),
     ]
     if experiment.missing:
-        sections += ["## The organ that one site does not contour\n"]
+        sections += ["## The organ that one site does not contour\n", honest]
         sections += [missing_table(results, Results(runs[ALL_LABELS]), *experiment.missing)]
-    sections += ["## Against other ways to share weights\n", against_table(results)]
-    sections += ["## Each class\n", class_table(results, experiment.small)]
+    sections += ["## Against other ways to share weights\n", honest, against_table(results)]
+    sections += ["## Each class\n", honest, class_table(results, experiment.small)]
     sections += ["## How it was made\n", made, _facts(results.runs)]
     return "\n".join(section for section in sections if section)
-
-
-def arm_table(results: Results) -> str:
-    """One row per arm, with its gain over the individual models."""
-    base = results.individual
-    gains = {name: results.compare(name, base) for name in results.arms if base and name != base}
-    corrected = dict(zip(gains, stats.holm([gain.p for gain in gains.values()]), strict=True))
-    rows = [["arm", "Dice", *results.sites, "gain [95 %]", "p", "worst site", *BYTES, "minutes", "seeds"]]
-    for name in results.arms:
-        gain = gains.get(name)
-        worst = results.worst_gain(name, base) if base and gain else ("", math.nan)
-        rows.append(
-            [
-                name,
-                _number(results.dice(name)),
-                *(_number(results.dice(name, site)) for site in results.sites),
-                _gain(gain),
-                _number(corrected.get(name, math.nan), "{:.3f}"),
-                f"{_number(worst[1], '{:+.4f}')} {worst[0]}".strip(),
-                *_bytes(results, name),
-                _number(results.training_seconds(name) / 60, "{:.1f}"),
-                ", ".join(map(str, results.seeds(name))) or "none",
-            ]
-        )
-    return _markdown(rows)
-
-
-def rounds_sentence(results: Results) -> str:
-    """Which rounds of which arm were without a peer; empty where no arm that exchanges has finished."""
-    finished = [name for name, arm in results.arms.items() if arm.exchanges and results.seeds(name)]
-    if not finished:
-        return ""
-    lonely = [
-        f"{name} at {site}, seed {seed}: {', '.join(map(str, numbers))} of {counted['due']}"
-        for name in finished
-        for seed, counted in results.rounds(name).items()
-        for site, numbers in counted["without_peer"].items()
-        if numbers
-    ]
-    text = f"Rounds without a peer (for FedAvg: without one of the others): {'; '.join(lonely) or 'none'}."
-    unknown = [name for name in finished if len(results.rounds(name)) < len(results.seeds(name))]
-    return f"{text}{' Not counted: ' + ', '.join(unknown) + '.' if unknown else ''}\n"
-
-
-BYTES = ("MB", "of FedAvg's", "of FedAvg's by a server")
-
-
-def _bytes(results: Results, arm: str) -> tuple[str, str, str]:
-    moved = results.moved_bytes(arm)
-    every = next(
-        (results.moved_bytes(n) for n, a in results.arms.items() if a.trainer == "nnUNetTrainerFedAvg"), 0.0
-    )
-    share = moved / every if every else math.nan
-    by_server = share * (len(results.sites) - 1) / 2
-    return _number(moved / 1e6, "{:.1f}"), _number(share, "{:.0%}"), _number(by_server, "{:.0%}")
 
 
 def against_table(results: Results) -> str:
@@ -143,9 +92,9 @@ def against_table(results: Results) -> str:
     for other in others:
         found = [results.compare(name, other) for name in names]
         corrected = stats.holm([each.p for each in found])
-        columns.append([f"minus {other} [95 %]", *map(_gain, found)])
-        columns.append(["p", *(_number(p, "{:.3f}") for p in corrected)])
-    return _markdown(list(map(list, zip(["arm", *names], *columns, strict=True))))
+        columns.append([f"minus {other} [95 %]", *map(gain_text, found)])
+        columns.append(["p", *(number_text(p, "{:.3f}") for p in corrected)])
+    return markdown_table(list(map(list, zip(["arm", *names], *columns, strict=True))))
 
 
 def class_table(results: Results, small: Sequence[str]) -> str:
@@ -157,8 +106,8 @@ def class_table(results: Results, small: Sequence[str]) -> str:
         groups += [("**small organs**", small)]
     rows = [["class", *results.arms]]
     for title, classes in groups:
-        rows.append([title, *(_number(results.dice(arm, None, classes)) for arm in results.arms)])
-    return _markdown(rows)
+        rows.append([title, *(number_text(results.dice(arm, None, classes)) for arm in results.arms)])
+    return markdown_table(rows)
 
 
 def missing_table(results: Results, reference: Results, site: str, organ: str) -> str:
@@ -170,12 +119,17 @@ def missing_table(results: Results, reference: Results, site: str, organ: str) -
         there = [results.dice(name, other, [organ]) for other in results.sites if other != site]
         mean = sum(there) / len(there) if there else math.nan
         rows.append(
-            [name, _number(here), _number(here / best if best else math.nan, "{:.0%}"), _number(mean)]
+            [
+                name,
+                number_text(here),
+                number_text(here / best if best else math.nan, "{:.0%}"),
+                number_text(mean),
+            ]
         )
-    rows.append([f"reference: individual, {site} with all contours", _number(best), "100%", "-"])
+    rows.append([f"reference: individual, {site} with all contours", number_text(best), "100%", "-"])
     return (
-        f"{_markdown(rows)}\nThe target was a share of at least 80 %; stock nnU-Net (individual) learns the "
-        f"organ as background at {site}.\n"
+        f"{markdown_table(rows)}\nThe target was a share of at least 80 %; stock nnU-Net (individual) learns "
+        f"the organ as background at {site}.\n"
     )
 
 
@@ -219,19 +173,3 @@ def _machines(runs: Sequence[Run]) -> str:
 def _notes(target: Path) -> str:
     text = target.read_text() if target.exists() else ""
     return f"\n{text[text.index(NOTES) :]}" if NOTES in text else ""
-
-
-def _gain(found: Comparison | None) -> str:
-    if found is None or math.isnan(found.gain):
-        return "-"
-    low, high = found.interval
-    return f"{found.gain:+.4f} [{_number(low, '{:+.4f}')}, {_number(high, '{:+.4f}')}]"
-
-
-def _number(value: float, form: str = "{:.4f}") -> str:
-    return "-" if math.isnan(value) else form.format(value)
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

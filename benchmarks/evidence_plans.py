@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Experiment:
         options: of `nnunet-gml simulate`.
         small: classes that the page shows apart.
         missing: site and class that one part trains without.
+        honest_name: what the data are, at every table.
     """
 
     page: str
@@ -78,9 +79,10 @@ class Experiment:
     parts: tuple[Part, ...] = field(default=(Part(),))
     small: tuple[str, ...] = ()
     missing: tuple[str, str] | None = None
+    honest_name: str = ""
 
 
-def prepare_hippocampus(raw: Path, seed: int) -> list[Path]:
+def prepare_hippocampus(raw: Path, seed: int, further: Sequence[str] = ()) -> list[Path]:
     """All five simulated sites; who trains and who is held out is drawn by the seed."""
     path = ROOT / "examples" / "hippocampus" / "prepare.py"
     specification = importlib.util.spec_from_file_location("prepare_hippocampus", path)
@@ -88,8 +90,13 @@ def prepare_hippocampus(raw: Path, seed: int) -> list[Path]:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     specification.loader.exec_module(module)
-    module.main(["--sites", *module.SITES, "--out", str(raw), "--seed", str(seed)])
+    module.main(["--sites", *module.SITES, "--out", str(raw), "--seed", str(seed), *further])
     return sorted(raw.glob("Dataset*"))
+
+
+def prepare_few(raw: Path, seed: int) -> list[Path]:
+    """The same sites and held-out subjects, with eight subjects each to train and validate with."""
+    return prepare_hippocampus(raw, seed, ("--max-training", "8"))
 
 
 def prepare_headneck(raw: Path, seed: int) -> list[Path]:
@@ -121,15 +128,24 @@ never share one.
 Reduced for a CPU: a network of three stages (8, 16, 32 features), patches of 32x40x32 voxels, a short
 training, prediction without mirroring, fold 0 only. Absolute numbers are far from nnU-Net's best.
 """
+FEW = (
+    HIPPOCAMPUS.replace("five simulated sites\n", "five simulated sites with few cases\n")
+    + """\
+Each site has eight subjects: six to train with, two to validate with. Held-out subjects are those of the
+[larger experiment](method-hippocampus.md).
+"""
+)
 HEADNECK = """\
 # The method on real contours: head and neck, six simulated sites
 
 **Real contours, synthetic intensities.** HeadNeckContours (Nikolov et al., arXiv:1809.04430, CC BY 4.0):
-contours of 15 organs at risk by two raters, without images. The CT-like images are computed from the contours
-of both raters, half each (`benchmarks/headneck_images.py`), with contrasts far above those of soft tissue in
+contours of 15 organs at risk by two raters, without images. Both raters' contours are bent alike, 4 mm at
+most, in another way for each seed; the CT-like images are computed from both, half each
+(`benchmarks/headneck_images.py`), with contrasts far above those of soft tissue in
 CT, so that a small network learns in minutes: Dice says nothing about real CT. Three sites
 train on, and are tested against, the oncologist's contours, three the radiographer's; scanners (kernel, slice
-thickness, noise, contrast) differ; sites have 2 to 4 patients to train and validate with. 23 patients; each
+thickness, noise, streaks from dense bone, contrast) differ; sites have 2 to 4 patients to train and validate
+with. 23 patients; each
 is at one site only, in training, in validation or held out, drawn by the seed of the run. Three scans of a
 short stretch of the neck are left out; only patients with all organs are held out. One seed holds out 7
 patients: their smallest possible p is 2/2^7 = 0.016, and Holm's correction over the seven arms that the
@@ -139,6 +155,13 @@ Left and right are classes of their own, so every arm trains without mirroring, 
 nnUNetTrainerNoMirroring does. Reduced for a CPU: voxels of 2x2x2.5 mm, a network of four stages
 (8 to 64 features), patches of 32x40x40 voxels, a short training, fold 0 only.
 """
+HEADNECK_PHANTOM = """\
+# The method on computed heads: three simulated sites
+
+**Computed contours, computed intensities: no patient.** The built-in phantom (`nnunet_gml/phantom.py`), which
+needs no data: five organs, a bent anatomy for each patient, three sites with a scanner and a contouring style
+of their own. 10 patients to train with and 6 held out at each site, other ones for each seed.
+"""
 PARTIAL = f"""\
 # Partial labels: one site does not contour one organ
 
@@ -146,20 +169,28 @@ The built-in phantom (computed images, no patient): three sites, five organs. Th
 {MISSING_SITE} lack the {MISSING_ORGAN}: they are background there, and federation.toml says so. Its held-out
 labels keep them. How well do its networks segment what nobody contoured there?
 """
+PHANTOM_SIZES = tuple(
+    shlex.split(
+        "--epochs 40 --iterations 30 --warmup-epochs 14 --epochs-per-round 2 --mutual-epochs 2 "
+        "--patch-size 32 32 32 --features 16 32 64 --batch-size 2 --learning-rate 0.05"
+    )
+)
+HIPPOCAMPUS_SIZES = tuple(
+    shlex.split(
+        "--epochs 30 --iterations 40 --warmup-epochs 10 --epochs-per-round 2 --mutual-epochs 1 "
+        "--patch-size 32 40 32 --features 8 16 32 --batch-size 2 --learning-rate 0.05"
+    )
+)
 EXPERIMENTS: Mapping[str, Experiment] = {
     "hippocampus": Experiment(
         "method-hippocampus.md",
         HIPPOCAMPUS,
         prepare_hippocampus,
-        tuple(
-            shlex.split(
-                "--epochs 30 --iterations 40 --warmup-epochs 10 --epochs-per-round 2 --mutual-epochs 1 "
-                "--patch-size 32 40 32 --features 8 16 32 --batch-size 2 --learning-rate 0.05"
-            )
-        ),
+        HIPPOCAMPUS_SIZES,
     ),
+    "few": Experiment("method-few-cases.md", FEW, prepare_few, HIPPOCAMPUS_SIZES),
     "headneck": Experiment(
-        "method-headneck.md",
+        "headneck.md",
         HEADNECK,
         prepare_headneck,
         tuple(
@@ -170,17 +201,20 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             )
         ),
         small=headneck.SMALL_ORGANS,
+        honest_name=headneck.HONEST_NAME,
+    ),
+    "headneck-phantom": Experiment(
+        "headneck-phantom.md",
+        HEADNECK_PHANTOM,
+        prepare_phantom,
+        PHANTOM_SIZES,
+        honest_name="computed contours, computed intensities",
     ),
     "partial": Experiment(
         "partial-labels.md",
         PARTIAL,
         prepare_phantom,
-        tuple(
-            shlex.split(
-                "--epochs 40 --iterations 30 --warmup-epochs 14 --epochs-per-round 2 --mutual-epochs 2 "
-                "--patch-size 32 32 32 --features 16 32 64 --batch-size 2 --learning-rate 0.05"
-            )
-        ),
+        PHANTOM_SIZES,
         parts=(
             Part(
                 options=("--unlabelled", f"{MISSING_SITE}={MISSING_ORGAN}"),

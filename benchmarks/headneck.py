@@ -4,32 +4,36 @@
 
 Sites differ in the rater whose contours they train on (and are tested against), in the scanner, and in the
 number of patients. A patient is at one site only, and there in training, in validation, or held out.
-The images are computed (`headneck_images`); a patient's image is the same whoever contoured it, but for
-the site's scanner. Looked for in the folder named by GML_DATA, else in ../shared/data next to the repository;
-without the data this says so and ends with exit code 0.
+The images are computed (`headneck_images`) from contours that are bent a little, otherwise for each seed; a
+patient's image is the same whoever contoured it, but for the site's scanner. The contours are looked for in
+the folder named by GML_DATA, else in ../shared/data next to the repository; without them this says so and
+ends with exit code 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from headneck_images import SPACING_MM, Labels, Scanner, best_shift, placed, synthesise
+from headneck_images import SPACING_MM, Labels, Scanner, bent, best_shift, placed, synthesise
+
+from nnunet_gml.simulation.raw_files import describe
 
 FIRST_DATASET_ID = 611
 RATERS = ("oncologist", "radiographer")
 ORGANS = 15
 """Labels 1 to 15 are the organs at risk; the others only shape the image."""
+HONEST_NAME = "real contours, synthetic intensities"
+"""It stands at every table."""
 SMALL_ORGANS = ("cochlea-lt", "cochlea-rt", "lens-lt", "lens-rt", "optic-nerve-lt", "optic-nerve-rt")
 
 
@@ -46,12 +50,12 @@ class Site:
 
 
 SITES = (
-    Site("onco_a", "oncologist", Scanner(0.8, 2.5, 6, 1.0, 0, 0.03), training=4, test=2),
-    Site("onco_b", "oncologist", Scanner(1.6, 2.5, 10, 0.85, 40, 0.08), training=3, test=1),
-    Site("onco_c", "oncologist", Scanner(1.2, 5.0, 5, 1.1, -20, 0.05), training=2, test=1),
-    Site("radio_a", "radiographer", Scanner(0.8, 2.5, 12, 1.0, 0, 0.03), training=3, test=1),
-    Site("radio_b", "radiographer", Scanner(2.0, 5.0, 6, 1.2, 20, 0.10), training=2, test=1),
-    Site("radio_c", "radiographer", Scanner(1.2, 2.5, 8, 0.75, -40, 0.06), training=2, test=1),
+    Site("onco_a", "oncologist", Scanner(0.8, 2.5, 6, 1.0, 0, 0.03, 30), training=4, test=2),
+    Site("onco_b", "oncologist", Scanner(1.6, 2.5, 10, 0.85, 40, 0.08, 120), training=3, test=1),
+    Site("onco_c", "oncologist", Scanner(1.2, 5.0, 5, 1.1, -20, 0.05, 60), training=2, test=1),
+    Site("radio_a", "radiographer", Scanner(0.8, 2.5, 12, 1.0, 0, 0.03, 90), training=3, test=1),
+    Site("radio_b", "radiographer", Scanner(2.0, 5.0, 6, 1.2, 20, 0.10, 30), training=2, test=1),
+    Site("radio_c", "radiographer", Scanner(1.2, 2.5, 8, 0.75, -40, 0.06, 120), training=2, test=1),
 )
 
 
@@ -125,9 +129,16 @@ def raters_on_one_grid(data: Path, scan: str) -> dict[str, Labels]:
     return {RATERS[0]: first, RATERS[1]: placed(second, best_shift(first, second), first.shape)}
 
 
+def bent_maps(data: Path, scan: str, seed: int) -> dict[str, Labels]:
+    """Both raters' maps of a scan on one grid, bent alike."""
+    maps = raters_on_one_grid(data, scan)
+    random = np.random.default_rng((seed, zlib.crc32(scan.encode()), 2))
+    return dict(zip(maps, bent(list(maps.values()), random), strict=True))
+
+
 def make_case(data: Path, scan: str, site: Site, seed: int) -> tuple[np.ndarray, Labels]:
     """Image and training label of one scan at one site, z, y, x."""
-    maps = raters_on_one_grid(data, scan)
+    maps = bent_maps(data, scan, seed)
     first, second = (maps[rater] for rater in RATERS)
     image = synthesise(first, second, site.scanner, (seed, zlib.crc32(scan.encode())))
     own = maps[site.rater]
@@ -143,19 +154,16 @@ def write_dataset(data: Path, target: Path, site: Site, share: Share, seed: int)
             image, label = make_case(data, scan, site, seed)
             _write(image, target / f"images{suffix}" / f"{scan}_0000.nii.gz")
             _write(label, target / f"labels{suffix}" / f"{scan}.nii.gz")
-    description = {
+    about = {
         "channel_names": {"0": "synthetic"},
         "labels": {"background": 0, **label_names(data)},
-        "numTraining": len(groups["training"]) + len(groups["validation"]),
         "file_ending": ".nii.gz",
-        "description": f"HeadNeckContours: real contours ({site.rater}), synthetic intensities, seed {seed}",
+        "description": f"HeadNeckContours: {HONEST_NAME} ({site.rater}), slightly bent, seed {seed}",
         "reference": "arXiv:1809.04430",
         "licence": "CC BY 4.0",
     }
-    _write_json(target / "dataset.json", description)
-    _write_json(target / "splits_final.json", [{"train": groups["training"], "val": groups["validation"]}])
-    rows = [f"{scan},{patient_of(scan)}\n" for names in groups.values() for scan in names]
-    (target / "patients.csv").write_text("case,patient\n" + "".join(rows))
+    patients = {scan: patient_of(scan) for names in groups.values() for scan in names}
+    describe(target, about, [{"train": groups["training"], "val": groups["validation"]}], patients)
 
 
 def _read(path: Path) -> Labels:
@@ -168,10 +176,6 @@ def _write(voxels: np.ndarray, path: Path) -> None:
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing(SPACING_MM[::-1])
     SimpleITK.WriteImage(image, str(path))
-
-
-def _write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

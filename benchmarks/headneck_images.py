@@ -1,18 +1,27 @@
 """CT-like images from label maps: every grey value is synthetic, only the contours are real.
 
 Tissue is painted from the contours of both raters, half each, so that neither rater's contour can be read
-off the image alone. Volumes are in the order z (feet to head), y (front to back), x (right to left).
+off the image alone. Before that both maps are bent alike, a little, so that no two seeds show one anatomy.
+The scanner's kernel and slice thickness mix what lies in a voxel (partial volume); dense bone throws streaks.
+Volumes are in the order z (feet to head), y (front to back), x (right to left).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter1d, uniform_filter1d
+from scipy.ndimage import (
+    distance_transform_edt,
+    gaussian_filter,
+    map_coordinates,
+    maximum_filter1d,
+    uniform_filter1d,
+)
 from skimage.morphology import convex_hull_image
+from skimage.transform import iradon, radon
 
 Labels = npt.NDArray[np.uint8]
 Volume = npt.NDArray[np.float32]
@@ -43,6 +52,11 @@ ORGAN_HU: Mapping[int, float] = {
 AROUND = (((18,), 6.0, 800.0), ((19,), 7.0, 350.0), ((12, 13, 14, 15), 8.0, -120.0), ((8, 9), 8.0, 900.0))
 """Labels, distance in mm and HU of what surrounds them: skull, vertebrae, fat of the orbits, petrous bone."""
 MOST_SHIFT = (1, 2, 2)
+MOST_BEND_MM, BEND_WIDTH_MM = 4.0, 25.0
+"""Furthest that the deformation moves anything, and how smooth it is (standard deviation)."""
+DENSE_HU = 500.0
+"""Streaks come from what is denser: the mandible, and the bone around inner ear and brain."""
+DIRECTIONS = np.linspace(0, 180, 60, endpoint=False)
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Scanner:
         gain: contrast.
         offset_hu: added to everything.
         bias: largest relative unevenness over the volume.
+        streaks_hu: largest change by streaks between and behind dense bone.
     """
 
     blur_mm: float
@@ -64,6 +79,7 @@ class Scanner:
     gain: float
     offset_hu: float
     bias: float
+    streaks_hu: float = 0.0
 
 
 def best_shift(reference: Labels, other: Labels) -> tuple[int, int, int]:
@@ -97,6 +113,25 @@ def placed(labels: Labels, offset: tuple[int, int, int], shape: tuple[int, ...])
     return grid
 
 
+def bent(maps: Sequence[Labels], random: np.random.Generator) -> list[Labels]:
+    """Label maps of one grid, moved by the same smooth random field, `MOST_BEND_MM` at most.
+
+    A structure of a few voxels may fall between two: then the field is halved until none is lost.
+    """
+    sigma = [BEND_WIDTH_MM / mm for mm in SPACING_MM]
+    drawn = [gaussian_filter(random.standard_normal(maps[0].shape), sigma, mode="wrap") for _ in SPACING_MM]
+    length = np.sqrt(sum(part**2 for part in drawn)).max()
+    field = np.stack(
+        [part * (MOST_BEND_MM / length / mm) for part, mm in zip(drawn, SPACING_MM, strict=True)]
+    )
+    grid = np.indices(maps[0].shape)
+    while True:
+        moved = [map_coordinates(labels, grid + field, order=0, mode="nearest") for labels in maps]
+        if all(np.isin(before, after).all() for before, after in zip(maps, moved, strict=True)):
+            return moved
+        field /= 2
+
+
 def tissue(labels: Labels, random: np.random.Generator) -> Volume:
     """The anatomy behind one label map, in HU: surroundings first, then every structure.
 
@@ -127,11 +162,37 @@ def _distance_mm(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return distance
 
 
+def streaks(anatomy: Volume) -> Volume:
+    """What beam hardening leaves in each slice; the largest change outside dense bone is 1.
+
+    Rays through dense bone seem to lose less than in proportion to their way through it; what is missing,
+    the square of that way, reconstructed by filtered back-projection: dark between two bones.
+    """
+    dense = np.clip(anatomy - DENSE_HU, 0, None) / 1000
+    left = np.zeros(anatomy.shape, np.float32)
+    for number in np.flatnonzero(dense.any(axis=(1, 2))):
+        left[number] = -_reconstructed(
+            radon(dense[number], DIRECTIONS, circle=False) ** 2, dense[number].shape
+        )
+    strongest = float(np.abs(left[dense == 0]).max()) if dense.any() else 0.0
+    return left / strongest if strongest else left
+
+
+def _reconstructed(sinogram: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """The slice behind a sinogram; scikit-image puts its middle into the middle of a square."""
+    edge = max(shape)
+    square = iradon(sinogram, DIRECTIONS, output_size=edge, circle=False)
+    y, x = (edge // 2 - length // 2 for length in shape)
+    return square[y : y + shape[0], x : x + shape[1]]
+
+
 def scan(anatomy: Volume, scanner: Scanner, random: np.random.Generator) -> npt.NDArray[np.int16]:
     """The anatomy as one site's scanner shows it."""
     sigma = [scanner.blur_mm / mm for mm in SPACING_MM]
     texture = gaussian_filter(random.standard_normal(anatomy.shape).astype(np.float32), 1.2)
     image = anatomy + 12 * texture / texture.std()
+    if scanner.streaks_hu:
+        image += scanner.streaks_hu * streaks(anatomy)
     image = gaussian_filter(image, sigma)
     image = uniform_filter1d(image, max(1, round(scanner.slice_mm / SPACING_MM[0])), axis=0)
     field = gaussian_filter(random.standard_normal(anatomy.shape).astype(np.float32), 15)

@@ -7,6 +7,7 @@ volume of distances to its surface, negative inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,11 +41,11 @@ def patient(random: np.random.Generator) -> Patient:
     return Patient(_tissue(points, organs, random), organs)
 
 
-def smooth(volume: Volume, sigma_mm: float) -> Volume:
+def smooth(volume: Volume, sigma_mm: float, spacing_mm: Sequence[float] = SPACING_MM) -> Volume:
     """Gaussian filter with a width in mm; 0 leaves the volume as it is."""
     if sigma_mm == 0:
         return volume
-    smoothed: Volume = gaussian_filter(volume, [sigma_mm / spacing for spacing in SPACING_MM], mode="nearest")
+    smoothed: Volume = gaussian_filter(volume, [sigma_mm / spacing for spacing in spacing_mm], mode="nearest")
     return smoothed
 
 

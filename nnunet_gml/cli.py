@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nnunet_gml import __version__
 from nnunet_gml.commands import (
     check,
+    compare,
     demo,
     doctor,
     explain,
@@ -22,6 +23,7 @@ from nnunet_gml.commands import (
     status,
     sync,
     trainers,
+    watch,
 )
 from peer_sync.errors import ConfigError, PeerSyncError
 
@@ -38,10 +40,12 @@ COMMANDS = (
     ("check", check, "everything before a training: files, other sites, memory, pace, ways to peers"),
     ("doctor", doctor, "try every step between this site and its peers, and say what to do"),
     ("status", status, "what the ledger says about every peer: last heard of, bytes, trust, refusals"),
+    ("watch", watch, "the live state of a training: epoch, losses, Dice, rounds, courier"),
     ("explain", explain, "what each peer gave to a training: trust, pull, Dice before and after"),
     ("provenance", provenance, "which peer's weights touched which epochs of a training"),
     ("export", export, "trained folds as the zip that nnU-Net installs, with a model card"),
     ("import", import_model, "somebody's model as a common starting point for -pretrained_weights"),
+    ("compare", compare, "what every site and organ gained over stock nnU-Net: tables and a report"),
     ("simulate", simulate, "run several sites on this machine through the stock command"),
     ("demo", demo, "three sites with built-in images: the whole way in a quarter of an hour"),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,13 @@ class Style:
     ``margin_mm`` moves every contour outwards (or, negative, inwards); ``smoothing_mm`` rounds it.
     """
 
-    blur_mm: float
-    noise: float
-    gain: float
-    offset: float
-    bias: float
-    margin_mm: float
-    smoothing_mm: float
+    blur_mm: float = 0.0
+    noise: float = 0.0
+    gain: float = 1.0
+    offset: float = 0.0
+    bias: float = 0.0
+    margin_mm: float = 0.0
+    smoothing_mm: float = 0.0
 
 
 STYLES: Mapping[str, Style] = {
@@ -95,11 +95,15 @@ def contour(distances: Mapping[str, Volume], style: Style) -> npt.NDArray[np.uin
     return label
 
 
-def scan(tissue: Volume, style: Style, random: np.random.Generator) -> Volume:
+def scan(
+    tissue: Volume, style: Style, random: np.random.Generator, spacing_mm: Sequence[float] = SPACING_MM
+) -> Volume:
     """The tissue as this site's scanner shows it: blurred, uneven, noisy, in its own grey values."""
-    field = smooth(random.standard_normal(SHAPE), 60.0)
-    image = smooth(tissue, style.blur_mm) * (1 + style.bias * field / np.abs(field).max())
-    noisy: Volume = image + style.noise * random.standard_normal(SHAPE)
+    image = smooth(tissue, style.blur_mm, spacing_mm)
+    if style.bias:
+        field = smooth(random.standard_normal(tissue.shape), 60.0, spacing_mm)
+        image = image * (1 + style.bias * field / np.abs(field).max())
+    noisy: Volume = image + style.noise * random.standard_normal(tissue.shape)
     return style.gain * noisy + style.offset
 
 

@@ -80,6 +80,7 @@ def run(phantom_data, tmp_path, monkeypatch) -> Training:
     """Train a class for a few steps in this process; a peer is trusted however little it knows."""
     monkeypatch.setattr(trust, "LEAST_DICE", -1.0)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)  # a second an epoch
+    monkeypatch.setattr("nnunet_gml.progress_picture.draw", lambda fold: None)  # half a second a round
     return Training(phantom_data, tmp_path, monkeypatch)
 
 

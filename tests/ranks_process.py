@@ -16,6 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_gml import trust, weights
 
+RENEWS = "RENEWS"
+"""Variable of a training whose federation.toml changes in its first epoch; no peer is met then."""
+
 
 class TwoProcesses(WaitingTrainer):
     """nnU-Net takes it for granted that several processes have a GPU each; here they have none."""
@@ -23,6 +26,15 @@ class TwoProcesses(WaitingTrainer):
     def initialize(self) -> None:
         self.device, self.grad_scaler = torch.device("cpu"), None
         super().initialize()
+
+    def on_epoch_start(self) -> None:
+        if RENEWS not in os.environ:
+            super().on_epoch_start()
+            return
+        if self.current_epoch == 0 and self.ranks.is_first:
+            path = self.own_site.federation.path
+            path.write_text(path.read_text().replace("seed = 7", "version = 2\nseed = 7"))
+        super(WaitingTrainer, self).on_epoch_start()
 
 
 def main(data: Path, rank: int, port: int) -> None:
@@ -37,7 +49,12 @@ def main(data: Path, rank: int, port: int) -> None:
     digest = hashlib.sha256()
     for tensor in weights.named_tensors(trainer.network).values():
         digest.update(tensor.numpy().tobytes())
-    facts = {"rank": rank, "weights": digest.hexdigest(), "exchanges": hasattr(trainer, "exchange")}
+    facts = {
+        "rank": rank,
+        "weights": digest.hexdigest(),
+        "exchanges": hasattr(trainer, "exchange"),
+        "federation": trainer.own_site.federation.version,
+    }
     Path(os.environ["RANKS_OUT"], f"{rank}.json").write_text(json.dumps(facts))
     distributed.destroy_process_group()
 

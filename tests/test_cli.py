@@ -11,6 +11,7 @@ from nnunet_kit import CONFIGURATION, plans_of
 
 from nnunet_gml.cli import main
 from nnunet_gml.planning.plans import plans_digest
+from peer_sync.site import SITE_VARIABLE
 
 
 def test_trainers_prints_a_folder_that_nnunet_can_use(capsys):
@@ -146,3 +147,16 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["doctor", "status", "sync", "serve"])
+def test_a_site_that_is_not_typed_is_that_of_the_environment(sites, command, monkeypatch, capsys):
+    """Each says something about north; without the variable, how to set it."""
+    monkeypatch.delenv(SITE_VARIABLE, raising=False)
+    assert main([command]) == 2
+    assert f"export {SITE_VARIABLE}=" in capsys.readouterr().err
+
+    monkeypatch.setenv(SITE_VARIABLE, str(sites["north"].path))
+    main([command])
+    said = capsys.readouterr()
+    assert "north" in said.out + said.err or "the training has not ordered anything yet" in said.out

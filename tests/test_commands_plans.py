@@ -267,3 +267,11 @@ def test_pool_refuses_bins_that_tell_too_much(sites, capsys):
 
     assert code == 2
     assert "--least is 2, expected at least 3" in capsys.readouterr().err
+
+
+def test_the_site_may_be_the_one_of_the_environment(here, sites, monkeypatch, capsys):
+    """As with `check`: what a training reads is what is meant where nothing is typed."""
+    monkeypatch.setenv("nnUNet_gml_site", str(sites["north"].path))
+
+    assert cli.main(["plans", "offer", DATASET, CONFIGURATION]) == 0
+    assert "plans adopt SITE_TOML DATASET --from north" in capsys.readouterr().out

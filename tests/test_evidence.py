@@ -9,6 +9,7 @@ import pytest
 
 from nnunet_gml import stats
 from nnunet_gml.commands import simulate
+from nnunet_gml.simulation import several
 from nnunet_gml.simulation.recipe import parse_arm
 from nnunet_gml.simulation.scores import Score, write_scores
 from peer_sync.errors import ConfigError
@@ -65,18 +66,17 @@ DICE = {
 }
 
 
-def results_of(bench, folder, *seeds):
+def results_of(folder, *seeds):
     """The results of a folder's runs with these seeds."""
-    numbers = bench("evidence_numbers")
-    return numbers.Results(numbers.read_runs((seed, folder / f"seed-{seed}") for seed in seeds))
+    return several.Results(several.read_runs((seed, folder / f"seed-{seed}") for seed in seeds))
 
 
 @pytest.fixture
-def results(bench, tmp_path):
+def results(tmp_path):
     """Two seeds; with the second one, site b has not finished mutual."""
     write_run(tmp_path / "seed-1", 1, DICE)
     write_run(tmp_path / "seed-2", 2, DICE, finished=("a",))
-    return results_of(bench, tmp_path, 1, 2, 3)
+    return results_of(tmp_path, 1, 2, 3)
 
 
 def test_mean_dice_by_hand(results):
@@ -113,7 +113,7 @@ def test_a_class_that_both_rightly_leave_out_is_no_pair(bench, tmp_path):
     """b: tiny is nan for both arms; big alone counts, 0.4 - 0.5."""
     write_run(tmp_path / "seed-1", 1, {**DICE, "mutual": {"a": (0.8, 0.4), "b": (0.4, math.nan)}})
 
-    assert results_of(bench, tmp_path, 1).compare("mutual", "alone", "b").gain == pytest.approx(-0.1)
+    assert results_of(tmp_path, 1).compare("mutual", "alone", "b").gain == pytest.approx(-0.1)
 
 
 def test_an_arm_counts_on_the_cases_of_the_individual_arm(bench, tmp_path):
@@ -122,7 +122,7 @@ def test_an_arm_counts_on_the_cases_of_the_individual_arm(bench, tmp_path):
     with (tmp_path / "seed-1" / "results.csv").open("a") as file:
         file.write("a,alone,second,big,0.5,patient-x\na,alone,second,tiny,0.5,patient-x\n")
 
-    found = results_of(bench, tmp_path, 1)
+    found = results_of(tmp_path, 1)
 
     assert (found.seeds("alone"), found.seeds("mutual")) == ((1,), ())
 
@@ -133,7 +133,7 @@ def test_cases_without_a_patient_are_one_each(bench, tmp_path):
     scores = [Score(site, arm, "1", "big", 0.5) for arm in ("alone", "mutual") for site in "ab"]
     write_scores(tmp_path / "seed-1" / "results.csv", scores)
 
-    assert results_of(bench, tmp_path, 1).compare("mutual", "alone").patients == 2
+    assert results_of(tmp_path, 1).compare("mutual", "alone").patients == 2
 
 
 OTHER_EPOCHS = {"recipe": {"trainers": TRAINERS, "device": "cpu", "epochs": 3}}
@@ -162,7 +162,7 @@ def test_runs_that_were_not_made_alike_are_not_mixed(bench, tmp_path, changes, n
     write_run(tmp_path / "seed-2", 2, DICE, **changes)
 
     with pytest.raises(ConfigError, match=named):
-        results_of(bench, tmp_path, 1, 2)
+        results_of(tmp_path, 1, 2)
 
 
 def test_the_reference_is_made_as_the_arms_are(bench, tmp_path):
@@ -187,7 +187,7 @@ def test_runs_may_differ_in_data_seed_and_choice_of_arms(bench, tmp_path):
     write_run(tmp_path / "seed-1", 1, DICE)
     write_run(tmp_path / "seed-2", 2, DICE, recipe=other)
 
-    assert results_of(bench, tmp_path, 1, 2).seeds("alone") == (1, 2)
+    assert results_of(tmp_path, 1, 2).seeds("alone") == (1, 2)
 
 
 def test_runs_that_cannot_be_mixed_end_with_a_sentence(bench, tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_rounds_without_a_peer_are_named(bench, tmp_path):
     counted = {"mutual": {"due": 8, "without_peer": {"a": [], "b": [3]}}}
     write_run(tmp_path / "seed-1", 1, DICE, rounds=counted)
 
-    sentence = bench("evidence_page").rounds_sentence(results_of(bench, tmp_path, 1))
+    sentence = bench("evidence_page").rounds_sentence(results_of(tmp_path, 1))
 
     assert sentence == (
         "Rounds without a peer (for FedAvg: without one of the others): "
@@ -222,7 +222,7 @@ def test_no_round_without_a_peer(bench, tmp_path):
     counted = {arm: {"due": 8, "without_peer": {"a": [], "b": []}} for arm in ("mutual", "fedavg")}
     write_run(tmp_path / "seed-1", 1, DICE, rounds=counted)
 
-    sentence = bench("evidence_page").rounds_sentence(results_of(bench, tmp_path, 1))
+    sentence = bench("evidence_page").rounds_sentence(results_of(tmp_path, 1))
 
     assert sentence.endswith("): none.\n")
 

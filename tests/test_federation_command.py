@@ -110,6 +110,15 @@ def test_add_agree_and_remove_raise_the_version(path, founded, cards, capsys):
     assert "send" in capsys.readouterr().err
 
 
+def test_what_stood_there_already_is_not_sent_round(path, founded, cards, capsys):
+    """The version is the old one: nobody has to do anything."""
+    assert main(["federation", "add", path, cards["south"]]) == 0
+
+    said = capsys.readouterr()
+    assert "version 1" in said.out
+    assert "stood in" in said.err and "send" not in said.err
+
+
 def test_a_new_key_needs_the_word_replace(path, founded, tmp_path, capsys):
     """A swapped key is an error with the field's name, until somebody has asked by telephone."""
     card = str(write(tmp_path / "again", "south"))

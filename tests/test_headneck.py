@@ -1,11 +1,13 @@
 """benchmarks/headneck.py: six sites of real contours with computed images."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import SimpleITK
+from scipy.ndimage import distance_transform_edt
 
 
 @pytest.fixture
@@ -114,6 +116,46 @@ def test_images_repeat_and_scanners_differ(bench):
     assert (first.min(), first.max()) == images.WINDOW_HU
 
 
+def test_both_maps_are_bent_alike(bench):
+    """By 4 mm at most, and a voxel; equal maps stay equal, nothing is lost, another seed bends otherwise."""
+    images = bench("headneck_images")
+    labels = head()
+
+    one, two = images.bent([labels, labels], np.random.default_rng(1))
+    other = images.bent([labels, labels], np.random.default_rng(2))[0]
+
+    assert np.array_equal(one, two) and not np.array_equal(one, labels) and not np.array_equal(one, other)
+    assert set(np.unique(one)) == set(np.unique(labels))
+    for value in np.unique(labels)[1:]:
+        distance = distance_transform_edt(labels != value, sampling=images.SPACING_MM)
+        assert distance[one == value].max() <= images.MOST_BEND_MM + images.SPACING_MM[0]
+
+
+def test_a_structure_of_one_voxel_is_not_lost(bench):
+    """Whatever the field does: a lens or a cochlea has few voxels more."""
+    images = bench("headneck_images")
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[6, 6, 6] = 8
+
+    for seed in range(8):
+        assert (images.bent([labels], np.random.default_rng(seed))[0] == 8).any()
+
+
+def test_streaks_are_dark_between_two_bones(bench):
+    """Darker between two posts than beside them; where there is no bone there is nothing."""
+    images = bench("headneck_images")
+    anatomy = np.full((2, 60, 80), 40.0, np.float32)
+    anatomy[0, 27:33, 10:16] = anatomy[0, 27:33, 64:70] = 1500.0
+
+    shown = images.streaks(anatomy)
+
+    assert np.abs(shown[anatomy < 500]).max() == pytest.approx(1)
+    assert shown[0, 30, 40] < -0.1 < shown[0, 10, 40]
+    assert shown[0, 30, 13] == pytest.approx(shown[0, 30, 67], rel=0.1)
+    assert not shown[1].any()
+    assert not images.streaks(np.full((1, 8, 8), 300.0, np.float32)).any()
+
+
 def test_neither_raters_contour_is_in_the_image_alone(bench):
     """Where only one rater has the mandible, bone and what the other sees there are half each."""
     images = bench("headneck_images")
@@ -155,6 +197,54 @@ def test_a_real_site(bench, data, tmp_path):
     assert len(set.union(*groups)) == 3
     (case,) = held_out
     label = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(raw / "labelsTs" / f"{case}.nii.gz")))
-    own = headneck.raters_on_one_grid(data, case)["radiographer"]
+    own = headneck.bent_maps(data, case, seed=2)["radiographer"]
     assert np.array_equal(label, np.where(own <= 15, own, 0))
     assert len(np.unique(label)) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_benchmark_at_a_small_size(bench, tmp_path, monkeypatch):
+    """From contours to the page: two sites, two arms; the phantom where there are no contours."""
+    headneck, evidence, plans = bench("headneck"), bench("evidence"), bench("evidence_plans")
+    has_data = (headneck.data_folder() / "cases.csv").is_file()
+    name = "headneck" if has_data else "headneck-phantom"
+    experiment = plans.EXPERIMENTS[name]
+    words = (
+        "--epochs 2 --iterations 2 --warmup-epochs 1 --epochs-per-round 1 --mutual-epochs 1 "
+        "--patch-size 32 32 32 --features 4 8 8 --batch-size 2 --no-mirroring"
+    )
+    small = dataclasses.replace(
+        experiment, options=tuple(words.split()), prepare=two_sites(headneck, experiment)
+    )
+    monkeypatch.setitem(plans.EXPERIMENTS, name, small)
+
+    code = evidence.main(
+        [
+            name,
+            "--arms",
+            "individual",
+            "frozen_select",
+            "--out",
+            str(tmp_path / "runs"),
+            "--page",
+            str(tmp_path),
+        ]
+    )
+
+    page = (tmp_path / experiment.page).read_text()
+    assert code == 0
+    assert page.count(f"{experiment.honest_name.capitalize()}.\n\n|") == 2  # at every table that has rows
+    assert "| frozen_select |" in page
+
+
+def two_sites(headneck, experiment):
+    """The experiment's data, but of two sites."""
+
+    def prepare(raw, seed):
+        if experiment.page == "headneck.md":
+            headneck.main(["--out", str(raw), "--seed", str(seed), "--sites", "radio_b", "radio_c"])
+            return sorted(raw.glob("Dataset*"))
+        return experiment.prepare(raw, seed)[:2]
+
+    return prepare

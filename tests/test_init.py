@@ -67,6 +67,27 @@ def test_every_setting_of_the_site_file_is_known(tmp_path):
     assert (settings["listen"], settings["private_key"]) == ("0.0.0.0:2222", "north")
 
 
+COPIES = {
+    "built-in server": (*GIVEN,),
+    "own sshd": (
+        *("--site", "north", "--address", "sftp://gml@gml.north.example:22/outbox"),
+        *("--relay", "folder:/srv/gml/outbox", "--host-key", "HOST_KEY"),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_comments_stand_in_one_column(tmp_path, way):
+    """Behind two spaces at least, whatever the length of a value."""
+    key = tmp_path / "host.pub"
+    key.write_text(generate_key(tmp_path / "host_key") + "\n")
+    init(tmp_path / "site", *(str(key) if word == "HOST_KEY" else word for word in COPIES[way]))
+
+    lines = (tmp_path / "site" / "site.toml").read_text().splitlines()
+    behind = [line.rindex("  # ") for line in lines if "  # " in line]
+    assert len(behind) >= 9 and len(set(behind)) == 1
+
+
 def test_running_again_changes_nothing(tmp_path, capsys):
     """With the same options, or none: the card is printed again."""
     init(tmp_path, *GIVEN)

@@ -137,3 +137,13 @@ def test_a_run_without_a_list_is_no_answer(tmp_path, capsys):
     """Exit code 2: nobody can tell from this folder."""
     assert main(["provenance", str(tmp_path), "--site", "east"]) == 2
     assert "no gml_rounds.jsonl" in capsys.readouterr().err
+
+
+def test_a_long_path_stays_in_one_piece(fold, tmp_path, capsys):
+    """A script, or a person with a mouse, takes it whole."""
+    long = tmp_path / ("deep" * 20) / ("deeper" * 20)
+    long.mkdir(parents=True)
+    folder = fold(record("averaged", 1, "east")).rename(long / "fold_0")
+
+    assert main(["provenance", str(folder)]) == 0
+    assert f"{folder}\n" in capsys.readouterr().out

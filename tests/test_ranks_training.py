@@ -25,33 +25,37 @@ def _start(words: list, environment: dict, log: Path) -> subprocess.Popen[bytes]
         )
 
 
-def test_two_processes_learn_the_same_from_a_peer(phantom_data, tmp_path, monkeypatch):
-    """Rank 0 exchanges, rank 1 has no mailbox; the peer is met once, and the weights stay equal."""
-    data = phantom_data()
-    use_folders(data, monkeypatch, results=tmp_path / "results")
-    sites = sites_for(tmp_path, data)
+def _train(data: Path, folder: Path, monkeypatch, **more: str) -> tuple[list[dict], list[str]]:
+    """Both processes to their end; what each has then, and said."""
+    use_folders(data, monkeypatch, results=folder / "results")
+    sites = sites_for(folder, data)
     offer_like_a_peer(sites["south"], data)
     environment = {
         **os.environ,
-        **folders(data, tmp_path / "results"),
+        **folders(data, folder / "results"),
         "nnUNet_n_proc_DA": "0",
         "OMP_NUM_THREADS": "1",
-        "RANKS_OUT": str(tmp_path),
+        "RANKS_OUT": str(folder),
         SITE_VARIABLE: str(sites["north"].path),
+        **more,
     }
     (port,) = free_ports(1)
-    logs = [tmp_path / f"rank-{rank}.log" for rank in range(2)]
-
+    logs = [folder / f"rank-{rank}.log" for rank in range(2)]
     processes = [_start([data, rank, port], environment, log) for rank, log in enumerate(logs)]
     try:
         codes = [process.wait(timeout=200) for process in processes]
     finally:
         for process in processes:
             process.kill()
-
     said = [log.read_text() for log in logs]
     assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], said
+
+
+def test_two_processes_learn_the_same_from_a_peer(phantom_data, tmp_path, monkeypatch):
+    """Rank 0 exchanges, rank 1 has no mailbox; the peer is met once, and the weights stay equal."""
+    (first, second), _ = _train(phantom_data(), tmp_path, monkeypatch)
+
     assert first["weights"] == second["weights"]
     assert (first["exchanges"], second["exchanges"]) == (True, False)
     (rounds,) = (tmp_path / "results").rglob("gml_rounds.jsonl")
@@ -59,3 +63,11 @@ def test_two_processes_learn_the_same_from_a_peer(phantom_data, tmp_path, monkey
     assert [event["event"] for event in events] == ["met", "left"]
     assert events[0]["used"] and events[1]["ratio"] > 0
     assert list((tmp_path / "results").rglob("checkpoint_final.pth"))
+
+
+def test_a_changed_federation_is_read_by_one_process_and_known_to_both(phantom_data, tmp_path, monkeypatch):
+    """At the end of the first epoch a round begins; both go on with version 2, and say so once."""
+    both, said = _train(phantom_data(), tmp_path, monkeypatch, RENEWS="yes")
+
+    assert [each["federation"] for each in both] == [2, 2]
+    assert "".join(said).count("version 1 before, version 2 from now on") == 1

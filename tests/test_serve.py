@@ -61,6 +61,17 @@ def test_serve_shows_logins_and_downloads_until_it_is_ended(south, served_sites,
     assert set(shown.splitlines()) < set((south.folder / "server.log").read_text().splitlines())
 
 
+def test_serve_shows_that_somebody_was_taken_out(south, served_sites):
+    """A running server takes the new file by itself, and says so."""
+    with serve(south) as process:
+        path = south.federation.path
+        path.write_text(path.read_text().replace("seed = 7", "version = 2\nseed = 7"))
+
+        line = process.stderr.readline()
+
+    assert line.endswith("federation.toml was changed: version 1 before, version 2 from now on\n")
+
+
 def test_a_site_has_one_server(south, capsys):
     """The second one says who is first, and ends."""
     with serve(south):

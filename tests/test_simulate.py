@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_gml.commands import simulate
-from nnunet_gml.simulation import arms, commands
+from nnunet_gml.simulation import arms, commands, steps
 from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
 from nnunet_gml.simulation.recipe import Arm, Recipe, claim
 from nnunet_gml.simulation.shared_plans import halvings, small_configuration
@@ -333,3 +333,20 @@ def test_each_exchanging_arm_has_its_own_mail(tmp_path):
 def test_reason_of_an_error():
     """An exit code that is no signal is told as it is."""
     assert Outcome(None, 3).reason() == "exit code 3"
+
+
+def test_only_arms_without_exchange_train_one_after_the_other(tmp_path, monkeypatch):
+    """Sites that meet must run together, however little memory there is."""
+    limits = []
+    monkeypatch.setattr(steps, "run_side_by_side", lambda jobs, limit, *rest: limits.append(limit) or [])
+    datasets = [raw_dataset(tmp_path, name) for name in ("Dataset001_A", "Dataset002_B")]
+    settings = recipe(trainers=("nnUNetTrainer", "nnUNetTrainerGML"))
+    sites = read_sites(datasets, tmp_path / "out")
+    for site in sites:
+        site.folder.mkdir(parents=True)
+
+    run = steps.Simulation(settings, tmp_path / "out", sites, jobs=1, record={}, side_by_side=1)
+    for arm in settings.arms:
+        run._train(arm)
+
+    assert limits == [1, 2]

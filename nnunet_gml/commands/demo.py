@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_gml.commands.simulate import DEFAULT_SEED, add_run_arguments, simulate
+from nnunet_gml.commands.simulate import simulate
+from nnunet_gml.commands.simulate_options import DEFAULT_SEED, add_run_arguments
 from nnunet_gml.simulation.recipe import STOCK, Recipe
 
 SITES = ("north", "east", "south")
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         epochs_per_round=2,
         mutual_epochs=1,
     )
-    code = simulate(recipe, args.out, args.jobs, args.continued)
+    code = simulate(recipe, args.out, args.jobs, args.continued, side_by_side=args.side_by_side)
     print("Open next:")
     for path, what in files_to_open(args.out):
         print(f"  {path}  {what}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from nnunet_gml.installed import trainers_folder
-from nnunet_gml.simulation.recipe import ENSEMBLE, Arm, Recipe, Value
+from nnunet_gml.simulation.recipe import ENSEMBLE, LOCK_STEP, Arm, Recipe, Value
 from nnunet_gml.simulation.workspace import other_trainer_folders
 from peer_sync.errors import ConfigError
 
@@ -31,7 +31,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_gml.gate import randomness_of
 
 Base = recursive_find_trainer_class_by_name("{trainer}")
-
+{changes}
 
 class {class_name}(Base):
     """{trainer} for {epochs} epochs of {iterations} iterations."""
@@ -69,6 +69,17 @@ WITHOUT_MIRRORING = '''
         self.inference_allowed_mirroring_axes = None
         return rotation, dummy_2d, patch_size, None
 '''
+
+WITH_FAULTS = """
+from nnunet_gml.simulation.faulty import with_faults
+
+Base = with_faults(Base, {faults!r})
+"""
+IN_STEP = """
+from nnunet_gml.simulation.clock import in_step
+
+Base = in_step(Base)
+"""
 
 
 def class_name(arm: str) -> str:
@@ -188,7 +199,14 @@ def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
         threads=threads,
         seed=recipe.seed,
         mirroring="" if recipe.mirroring else WITHOUT_MIRRORING,
+        changes=_changes(recipe) if arm.exchanges else "",
     )
+
+
+def _changes(recipe: Recipe) -> str:
+    """What a run does to every trainer that exchanges."""
+    faults = WITH_FAULTS.format(faults=recipe.faults) if recipe.faults else ""
+    return faults + (IN_STEP if recipe.clock == LOCK_STEP else "")
 
 
 def write_arms(folder: Path, recipe: Recipe, threads: int) -> None:

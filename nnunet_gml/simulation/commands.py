@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_gml.installed import command
+from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.arms import class_name
 from nnunet_gml.simulation.processes import Job
 from nnunet_gml.simulation.recipe import ENSEMBLE, Recipe
@@ -96,6 +98,17 @@ def ensemble(site: SiteSpace, generated: Path, models_of: Sequence[SiteSpace]) -
 def probabilities(site: SiteSpace, model_of: SiteSpace) -> Path:
     """Where the probabilities of one site's held-out cases by another site's network go."""
     return site.folder / "probabilities" / model_of.name
+
+
+def keep_segmentations(site: SiteSpace, models_of: Sequence[SiteSpace], arm: str) -> None:
+    """Keep what each other site's network made of this site's cases; the probabilities, gigabytes, go."""
+    ending = raw_description(site.raw)["file_ending"]
+    for model in (model for model in models_of if model != site):
+        target = site.predictions(f"{arm}@{model.name}")
+        for path in probabilities(site, model).glob(f"*{ending}"):
+            target.mkdir(parents=True, exist_ok=True)
+            path.replace(target / path.name)
+    shutil.rmtree(site.folder / "probabilities", ignore_errors=True)
 
 
 def _predict_words(

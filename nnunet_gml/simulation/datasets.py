@@ -9,14 +9,28 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_gml.planning.planned import raw_description
+from nnunet_gml.simulation.raw_files import link, write_json
 from nnunet_gml.simulation.recipe import POOLED, Recipe
+from nnunet_gml.simulation.shifts import shift_datasets
+from nnunet_gml.simulation.splitting import split_dataset
 from nnunet_gml.simulation.workspace import SiteSpace, class_names
 from peer_sync.errors import ConfigError
 
 LARGEST_ID = 999
+
+
+def raw_datasets(recipe: Recipe, out: Path) -> tuple[str, ...]:
+    """The sites' raw datasets: those given, or divided from one of them, some shifted.
+
+    Raises:
+        ConfigError: the split or a shift cannot be done.
+    """
+    if recipe.sites is not None and not recipe.split:
+        raise ConfigError("--sites without --split", "each raw dataset is one site; --split divides one")
+    datasets = split_dataset(recipe, out) if recipe.split else recipe.datasets
+    return shift_datasets(datasets, recipe.shifts, out, recipe.seed) if recipe.shifts else datasets
 
 
 def check_missing(sites: Sequence[SiteSpace], recipe: Recipe) -> None:
@@ -48,7 +62,7 @@ def lay_out(sites: Sequence[SiteSpace], recipe: Recipe) -> None:
         if site.name in missing:
             _take_away(site, missing[site.name])
         else:
-            _link(seen_by(site), site.raw)
+            link(seen_by(site), site.raw)
 
 
 def seen_by(site: SiteSpace) -> Path:
@@ -62,11 +76,6 @@ def _make_folders(site: SiteSpace) -> None:
     site.preprocessed.mkdir(parents=True, exist_ok=True)
 
 
-def _link(link: Path, target: Path) -> None:
-    if not link.is_symlink():
-        link.symlink_to(target)
-
-
 def _take_away(site: SiteSpace, organs: Sequence[str]) -> None:
     """A dataset of links, but with training labels in which the organs are background."""
     labels = raw_description(site.raw)["labels"]
@@ -78,7 +87,7 @@ def _take_away(site: SiteSpace, organs: Sequence[str]) -> None:
     (part / "labelsTr").mkdir(parents=True)
     for path in site.raw.iterdir():
         if path.name != "labelsTr":
-            _link(part / path.name, path)
+            link(part / path.name, path)
     for path in sorted((site.raw / "labelsTr").iterdir()):
         _erase(path, part / "labelsTr" / path.name, [labels[organ] for organ in organs])
     part.rename(dataset)
@@ -109,7 +118,7 @@ def pool(place: SiteSpace, sites: Sequence[SiteSpace], fold: str) -> None:
     Each case trains, or validates, as it does at its own site.
     """
     _make_folders(place)
-    _link(seen_by(place), place.raw)
+    link(seen_by(place), place.raw)
     if place.raw.exists():
         return
     part = place.raw.with_suffix(".part")
@@ -118,13 +127,11 @@ def pool(place: SiteSpace, sites: Sequence[SiteSpace], fold: str) -> None:
         (part / name).mkdir(parents=True)
         for site in sites:
             for path in sorted((site.raw / name).iterdir()):
-                _link(part / name / f"{site.name}_{path.name}", path.resolve())
+                link(part / name / f"{site.name}_{path.name}", path.resolve())
     about = {**raw_description(sites[0].raw), "numTraining": len(list((part / "labelsTr").iterdir()))}
-    _write_json(part / "dataset.json", about)
+    write_json(part / "dataset.json", about)
     if fold != "all":
-        _write_json(
-            part / "splits_final.json", _union([_named(site, int(fold)) for site in sites], int(fold))
-        )
+        write_json(part / "splits_final.json", _union([_named(site, int(fold)) for site in sites], int(fold)))
     part.rename(place.raw)
 
 
@@ -150,7 +157,3 @@ def _union(splits: Sequence[Mapping[str, Sequence[str]]], fold: int) -> list[dic
     """nnU-Net's list of folds: all are the one that is trained, as no other is looked at."""
     whole = {part: sorted(str(case) for split in splits for case in split[part]) for part in ("train", "val")}
     return [whole] * (fold + 1)
-
-
-def _write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    path.write_text(json.dumps(content, indent=1) + "\n")

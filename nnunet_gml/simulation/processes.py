@@ -1,4 +1,8 @@
-"""Commands as processes of their own, side by side, each with a log; one that fails stops no other."""
+"""Commands as processes of their own, side by side, each with a log; one that fails stops no other.
+
+Where the processes run is a `Launcher`'s matter: here, or wherever submitit puts them
+(`nnunet_gml.simulation.launchers`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
@@ -56,8 +61,66 @@ class Outcome:
         return f"killed by {signal.Signals(-self.exit_code).name}"
 
 
+class Running(Protocol):
+    """A job that was started."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+
+class Launcher(Protocol):
+    """Where jobs run."""
+
+    threads: int | None
+    """CPU cores that each job has for itself; None: all share this machine."""
+
+    def start(self, job: Job) -> Running:
+        """Start a job; it writes its own log."""
+
+    def stop(self, running: Sequence[Running]) -> None:
+        """End jobs that still run, with their children."""
+
+
+class Here:
+    """Processes on this machine."""
+
+    threads: int | None = None
+
+    def start(self, job: Job) -> subprocess.Popen[bytes]:
+        """See `Launcher`."""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            log.write(f"$ {shlex.join(job.command)}\n".encode())
+            log.flush()
+            return subprocess.Popen(
+                job.command,
+                env={**os.environ, **job.variables},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def stop(self, running: Sequence[Running]) -> None:
+        """See `Launcher`: politely, then firmly."""
+        processes = [each for each in running if isinstance(each, subprocess.Popen)]
+        for process in processes:
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(process, signal.SIGKILL)
+                process.wait()
+
+
 def run_side_by_side(
-    jobs: Sequence[Job], limit: int, watch: Callable[[], None], ended: Callable[[Outcome], None]
+    jobs: Sequence[Job],
+    limit: int,
+    watch: Callable[[], None],
+    ended: Callable[[Outcome], None],
+    launcher: Launcher | None = None,
 ) -> list[Outcome]:
     """Run the jobs, at most ``limit`` at once, and return the outcomes in the order they ended.
 
@@ -66,24 +129,25 @@ def run_side_by_side(
         limit: so many processes at the same time.
         watch: called about twice a second.
         ended: called at once when a job has ended.
+        launcher: where they run; None: here.
     """
     waiting = [job for job in jobs if not job.is_done()]
     _exit_when_terminated()
-    running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+    launcher = launcher or Here()
+    running: list[tuple[Job, Running]] = []
     outcomes: list[Outcome] = []
     try:
         while waiting or running:
             while waiting and len(running) < limit:
                 job = waiting.pop(0)
-                running.append((job, _start(job)))
+                running.append((job, launcher.start(job)))
             time.sleep(POLL_SECONDS)
-            for job, process in [pair for pair in running if pair[1].poll() is not None]:
-                running.remove((job, process))
-                outcomes.append(_outcome(job, process.returncode))
-                ended(outcomes[-1])
+            for outcome in _take_ended(running):
+                outcomes.append(outcome)
+                ended(outcome)
             watch()
     finally:  # also after Ctrl-C: no training goes on unwatched
-        _stop([process for _, process in running])
+        launcher.stop([process for _, process in running])
     return outcomes
 
 
@@ -93,38 +157,17 @@ def _exit_when_terminated() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
-        log.write(f"$ {shlex.join(job.command)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            job.command,
-            env={**os.environ, **job.variables},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def _take_ended(running: list[tuple[Job, Running]]) -> list[Outcome]:
+    """How those ended that are over; they are no longer in ``running``."""
+    codes = [(each, each[1].poll()) for each in running]
+    running[:] = [each for each, code in codes if code is None]
+    return [_outcome(job, code) for (job, _), code in codes if code is not None]
 
 
 def _outcome(job: Job, exit_code: int) -> Outcome:
     if exit_code == 0 and job.product.suffix == ".done":
         job.product.touch()
     return Outcome(job, exit_code)
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End what is still running, with its own children: politely, then firmly."""
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

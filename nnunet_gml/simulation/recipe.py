@@ -18,6 +18,10 @@ ENSEMBLE = "ensemble"
 POOLED = "pooled"
 WITHOUT_EXCHANGE = (ENSEMBLE, POOLED)
 """Arms that are made of stock nnU-Net: every individual model together; all training cases in one place."""
+ASYNCHRONOUS, LOCK_STEP = CLOCKS = ("asynchronous", "lock-step")
+"""Whether gossip waits for the peer's weights of the same round."""
+BEFOREHAND = ("raw", "raw-split", "raw-split.part", "raw-shifted", "jobs")
+"""What a run folder may hold before there is a run."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,18 @@ def parse_arm(words: str) -> Arm:
             )
     if name in WITHOUT_EXCHANGE:
         raise ConfigError(f"the arm {name} has no trainer to choose", f"write --arm {name}, or another name")
-    return Arm(name, trainer, tuple(_setting(text, words) for text in settings))
+    return Arm(name, trainer, tuple(parse_setting(text, f"the arm {words!r}") for text in settings))
 
 
-def _setting(text: str, words: str) -> tuple[str, Value]:
+def parse_setting(text: str, where: str) -> tuple[str, Value]:
+    """Name and value of ``name=value``: a number, true or false, or a word.
+
+    Raises:
+        ConfigError: the text is not like that; ``where`` says what it is part of.
+    """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise ConfigError(f"{text!r} in the arm {words!r} is not attribute=value")
+        raise ConfigError(f"{text!r} in {where} is not name=value")
     return name, _value(value)
 
 
@@ -95,6 +104,14 @@ class Recipe:
         mirroring: nnU-Net's augmentation by mirroring; without it, left and right can be told apart.
         foreground: share of a batch's patches that lie around a labelled voxel; nnU-Net's own is 0.33.
         unlabelled: ``SITE=ORGAN[,ORGAN]``: organs that a site's training labels lack.
+        split: how one raw dataset becomes several sites, see `nnunet_gml.simulation.divisions`; or empty.
+        sites: how many, where the split does not say.
+        held_out: share of each site's patients, with a split.
+        table: CSV with a column to split by; empty: the dataset's patients.csv.
+        shifts: ``SITE=NAME=VALUE[,NAME=VALUE]``, see `nnunet_gml.simulation.shifts`.
+        faults: ``SITE=FAULT:ROUNDS``, see `nnunet_gml.simulation.faults`.
+        clock: one of `CLOCKS`.
+        by_folder: sites read each other's outbox in the run folder, not by SFTP.
     """
 
     datasets: tuple[str, ...]
@@ -116,6 +133,14 @@ class Recipe:
     mirroring: bool = True
     foreground: float | None = None
     unlabelled: tuple[str, ...] = ()
+    split: str = ""
+    sites: int | None = None
+    held_out: float = 0.25
+    table: str = ""
+    shifts: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    clock: str = ASYNCHRONOUS
+    by_folder: bool = False
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -181,7 +206,7 @@ def claim(out: Path, recipe: Recipe, continued: bool) -> dict[str, Any]:
                 f"{out} holds this run already", "add --continue to take it up where it stopped"
             )
     else:
-        foreign = sorted(path.name for path in out.glob("*") if path.name != "raw")
+        foreign = sorted(path.name for path in out.glob("*") if path.name not in BEFOREHAND)
         if foreign:
             raise ConfigError(f"{out} is not empty ({foreign[0]}) and has no run.json", "give another --out")
         content = {"recipe": recipe.as_json()}

@@ -152,8 +152,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        lines = [self.heads(), ["---"] * len(self.heads()), *self.rows()]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        return markdown_table([self.heads(), *self.rows()])
 
     def _has_gain(self, arm: Arm) -> bool:
         return not arm.is_individual and self.individual is not None
@@ -161,11 +160,13 @@ class Table:
     def _row(self, title: str, site: str | None) -> list[str]:
         row = [title]
         for arm in self.arms:
-            row.append(_number(self.dice(site, arm.name), "{:.4f}"))
+            row.append(number_text(self.dice(site, arm.name), "{:.4f}"))
             if not arm.is_individual:
                 row.append(self._moved(self.sites if site is None else (site,), arm.name))
             if self._has_gain(arm) and self.individual:
-                row.append(_number(self.dice(site, arm.name) - self.dice(site, self.individual), "{:+.4f}"))
+                row.append(
+                    number_text(self.dice(site, arm.name) - self.dice(site, self.individual), "{:+.4f}")
+                )
         return row
 
     def _moved(self, sites: Sequence[str], arm: str) -> str:
@@ -174,5 +175,12 @@ class Table:
         return f"{sum(counted) / 1e6:.1f}" if len(counted) == len(counts) else "-"
 
 
-def _number(value: float, form: str) -> str:
+def number_text(value: float, form: str = "{:.4f}") -> str:
+    """The number in this form; a dash for nan."""
     return "-" if math.isnan(value) else form.format(value)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row has the heads."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

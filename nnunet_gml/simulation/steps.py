@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_gml.simulation import arms, commands, datasets
+from nnunet_gml.simulation.faults import check_faults
 from nnunet_gml.simulation.loopback import write_federation
-from nnunet_gml.simulation.processes import Job, Outcome, resume_script, run_side_by_side
+from nnunet_gml.simulation.processes import Here, Job, Launcher, Outcome, resume_script, run_side_by_side
 from nnunet_gml.simulation.progress import Display, Step, epochs_in
 from nnunet_gml.simulation.recipe import ENSEMBLE, POOLED, Arm, Recipe, parse_arm
 from nnunet_gml.simulation.record import check_trained, facts_of_call, note_training
@@ -31,13 +31,26 @@ ITERATION_SECONDS = 0.1
 
 @dataclass
 class Simulation:
-    """A run in its folder: what is done already is not done again."""
+    """A run in its folder: what is done already is not done again.
+
+    Attributes:
+        recipe: what decides the numbers.
+        out: the run folder.
+        sites: laid out below it.
+        jobs: processes at once while preparing and predicting.
+        record: the content of run.json.
+        launcher: where processes run.
+        side_by_side: trainings at once in an arm without exchange; None: all.
+        failed: what has failed until now.
+    """
 
     recipe: Recipe
     out: Path
     sites: Sequence[SiteSpace]
     jobs: int
     record: dict[str, Any]
+    launcher: Launcher = field(default_factory=Here)
+    side_by_side: int | None = None
     failed: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -86,6 +99,7 @@ class Simulation:
 
     def _begin(self) -> None:
         datasets.check_missing(self.sites, self.recipe)
+        check_faults(self.recipe.faults, [site.name for site in self.sites], self.recipe.by_folder)
         check_trained(self.record, self.recipe, self.sites)
         arms.write_arms(self.generated, self.recipe, self._threads())
         datasets.lay_out(self.sites, self.recipe)
@@ -97,7 +111,7 @@ class Simulation:
         self._write_record()
 
     def _threads(self) -> int:
-        return max(1, (os.cpu_count() or 1) // len(self.sites))
+        return self.launcher.threads or max(1, (os.cpu_count() or 1) // len(self.sites))
 
     def _guess(self, starts: float) -> float:
         return starts * START_SECONDS * len(self.sites) / min(self.jobs, len(self.sites))
@@ -124,7 +138,7 @@ class Simulation:
 
     def _prepare(self, jobs: Sequence[Job]) -> bool:
         """Run jobs without which no site can go on."""
-        outcomes = run_side_by_side(jobs, self.jobs, self._watch(jobs), lambda outcome: None)
+        outcomes = run_side_by_side(jobs, self.jobs, self._watch(jobs), lambda outcome: None, self.launcher)
         for outcome in outcomes:
             if outcome.exit_code != 0:
                 raise ConfigError(
@@ -145,7 +159,8 @@ class Simulation:
             note_training(self.record, arm, self.recipe, places)
             self._write_record()
         watch = self._watch(jobs, self.recipe.epochs)
-        return bool(run_side_by_side(jobs, len(jobs), watch, self._ended))
+        limit = len(jobs) if arm.exchanges else self.side_by_side or len(jobs)  # those that meet run together
+        return bool(run_side_by_side(jobs, limit, watch, self._ended, self.launcher))
 
     def _predict(self, arm: Arm) -> bool:
         """Each site's held-out cases with its own network, or all sites' with the pooled one."""
@@ -179,12 +194,12 @@ class Simulation:
         self._run_all(first)
         was_run = all(job.is_done() for job in first) and self._run_all(jobs)
         for site, job in zip(self.sites, jobs, strict=True):
-            if job.is_done():  # gigabytes
-                shutil.rmtree(site.folder / "probabilities", ignore_errors=True)
+            if job.is_done():
+                commands.keep_segmentations(site, self.sites, name)
         return was_run
 
     def _run_all(self, jobs: Sequence[Job]) -> bool:
-        return bool(run_side_by_side(jobs, self.jobs, self._watch(jobs), self._ended))
+        return bool(run_side_by_side(jobs, self.jobs, self._watch(jobs), self._ended, self.launcher))
 
     def _watch(self, jobs: Sequence[Job], epochs: int = 0) -> Callable[[], None]:
         """Shows how far each job is: by its epochs if it has such, else whether it is done."""

@@ -4,6 +4,8 @@ OUT/run.json  federation.toml  trainers/  results.csv  table.md
 OUT/sites/NAME/  site.toml keys/ mail/ logs/ predictions/ARM/
                  nnUNet_raw/ nnUNet_preprocessed/ nnUNet_results/
 OUT/pooled/      the same for all training cases in one place, if that arm was asked for
+OUT/raw-split/   the sites' raw datasets, where one was divided; OUT/raw-shifted/ those of shifted sites
+OUT/jobs/        what submitit writes, with a launcher
 """
 
 from __future__ import annotations
@@ -62,11 +64,11 @@ class SiteSpace:
 
     def site_file(self, arm: str) -> Path:
         """The site file of one arm's run; runs must not find each other's offers."""
-        return self.folder / f"site{_run_suffix(arm)}.toml"
+        return self.folder / f"site{run_suffix(arm)}.toml"
 
     def mail(self, arm: str) -> Path:
         """The mail folder of one arm's run."""
-        return self.folder / f"mail{_run_suffix(arm)}"
+        return self.folder / f"mail{run_suffix(arm)}"
 
     def variables(self, generated: Path) -> dict[str, str]:
         """What nnU-Net's commands need in the environment at this site.
@@ -87,7 +89,7 @@ class SiteSpace:
         }
 
 
-def _run_suffix(arm: str) -> str:
+def run_suffix(arm: str) -> str:
     """The default trainer's own run has the plain names, whatever other arms there are."""
     return "" if arm == "nnUNetTrainerGML" else f"-{arm}"
 
@@ -128,9 +130,14 @@ def read_sites(datasets: Sequence[str], out: Path) -> list[SiteSpace]:
     return sites
 
 
-def _check_layout(raw: Path) -> None:
+def check_name(raw: Path) -> None:
+    """Make sure that a raw dataset has a name as nnU-Net wants it. Raises `ConfigError`."""
     if not re.fullmatch(r"Dataset\d{3}_.+", raw.name):
         raise ConfigError(f"{raw} is not named DatasetXXX_Name", "nnU-Net finds datasets by such names only")
+
+
+def _check_layout(raw: Path) -> None:
+    check_name(raw)
     for name in ("dataset.json", "imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         if not (raw / name).exists():
             raise ConfigError(

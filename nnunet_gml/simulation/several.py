@@ -1,4 +1,4 @@
-"""Figures of several finished simulations: means, paired differences, bytes, seconds."""
+"""Figures of several finished simulations, one for each seed: means, paired differences, bytes, seconds."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Results:
             others = self._dice.get(other, {}).get(case)
             if others and case[0] in both and site in (None, case[1]):
                 wanted = [name for name in found if name in others and (not classes or name in classes)]
-                difference = mean(_difference(found[name], others[name]) for name in wanted)
+                difference = mean(stats.gain(found[name], others[name]) for name in wanted)
                 pairs.append((self._patients[case], difference))
         grouped = stats.per_patient(pairs)
         interval, p = stats.bootstrap_interval(grouped), stats.signed_rank_p(grouped)
@@ -202,10 +202,3 @@ def _arms(runs: Sequence[Run]) -> dict[str, Arm]:
             if first != arm:
                 raise ConfigError(f"trainers: {first} in {name}, but {arm} in {run.name}", AGAIN)
     return {name: arm for name, (arm, _) in found.items()}
-
-
-def _difference(dice: float, other: float) -> float:
-    """As `Results.compare` says of nan."""
-    if math.isnan(dice) and math.isnan(other):
-        return math.nan
-    return (1.0 if math.isnan(dice) else dice) - (1.0 if math.isnan(other) else other)
