@@ -30,6 +30,8 @@ server it would move 2N files: both percentages are given. Minutes: training of 
 training that was interrupted counts from its continuation. After the last exchange every arm trains some
 epochs on local data alone, so FedAvg's networks differ between sites too.
 """
+OF_SPLIT = ("held_out", "table")
+"""Settings without a meaning where every site has a raw dataset of its own."""
 
 
 def write_page(target: Path, experiment: Experiment, out: Path, seeds: Sequence[int], command: str) -> None:
@@ -93,7 +95,7 @@ def against_table(results: Results) -> str:
         found = [results.compare(name, other) for name in names]
         corrected = stats.holm([each.p for each in found])
         columns.append([f"minus {other} [95 %]", *map(gain_text, found)])
-        columns.append(["p", *(number_text(p, "{:.3f}") for p in corrected)])
+        columns.append(["p", *(stats.p_text(p) for p in corrected)])
     return markdown_table(list(map(list, zip(["arm", *names], *columns, strict=True))))
 
 
@@ -147,11 +149,11 @@ def _facts(runs: Sequence[Run]) -> str:
     record = runs[-1].record
     recipe = record["recipe"]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    told = ("datasets", "trainers", "seed", "device")
+    told = ("datasets", "trainers", "seed", "device", *(() if recipe.get("split") else OF_SPLIT))
     settings = ", ".join(
         f"{name} {'x'.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in recipe.items()
-        if value not in (None, []) and name not in told
+        if value not in (None, [], "") and name not in told
     )
     arms = "".join(f"- `{words}`\n" for words in recipe["trainers"])
     machines = _machines(runs)

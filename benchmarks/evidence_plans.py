@@ -24,6 +24,7 @@ ARMS: Mapping[str, str] = {
     "mutual_select": "mutual_select=nnUNetTrainerGML,merge=select",
     "frozen_select": "frozen_select=nnUNetTrainerGMLFrozen,merge=select",
     "contrastive_select": "contrastive_select=nnUNetTrainerGCML,merge=select",
+    "mutual_lean": "mutual_lean=nnUNetTrainerGML,merge=lean",
     "fedprox": "fedprox=nnUNetTrainerFedProx",
     "mutual": "mutual=nnUNetTrainerGML,merge=none",
     "frozen": "frozen=nnUNetTrainerGMLFrozen,merge=none",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_gml.tensors import all_finite, named_tensors, unwrap
 
-MergeKind = Literal["none", "best", "weighted", "select"]
+MergeKind = Literal["none", "best", "weighted", "select", "lean"]
 
 MARGIN = 0.005
 """Dice by which other weights must be better before they replace ours."""
@@ -140,7 +140,8 @@ def merge(
 
     Args:
         kind: ``none``; ``best``: all of the peer's, if it `is_better`; ``weighted``: its `peer_share`, unless
-            our Dice falls; ``select``: half or all of it, whichever `is_better`, and best.
+            our Dice falls; ``select``: half or all of it, whichever `is_better`, and best;
+            ``lean``: half of it unless ours `is_better`, all of it where that `is_better` than either.
         network: ours.
         peer_network: the peer's, with the same names of tensors.
         optimizer: ours.
@@ -175,8 +176,16 @@ def _chosen_share(
     if kind == "weighted":
         share = peer_share(dice_peer, dice_ours)
         return share if share and dice_at(share) >= dice_ours else 0.0
+    if kind == "lean":
+        return _leaning_share(dice_peer, dice_ours, dice_at(MOST_SHARE))
     dice = {1.0: dice_peer}
     if kind == "select":
         dice[MOST_SHARE] = dice_at(MOST_SHARE)
     better = [share for share in dice if is_better(dice[share], dice_ours)]
     return max(better, key=lambda share: dice[share], default=0.0)
+
+
+def _leaning_share(dice_peer: float, dice_ours: float, dice_half: float) -> float:
+    if is_better(dice_peer, dice_half) and is_better(dice_peer, dice_ours):
+        return 1.0
+    return MOST_SHARE if dice_half >= dice_ours - MARGIN else 0.0

@@ -151,3 +151,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p))
         corrected[place] = largest
     return corrected
+
+
+def p_text(p: float) -> str:
+    """A p value as tables show it.
+
+    >>> p_text(0.25), p_text(1e-9), p_text(float("nan"))
+    ('0.250', '<0.001', '-')
+    """
+    if math.isnan(p):
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

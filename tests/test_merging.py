@@ -280,6 +280,11 @@ def merged(kind, dice_peer, dice_ours, dice_after=1.0):
         ("select", 0.2, 0.5, 0.6, (0.5, 2.0, 4.0)),  # a worse peer may still make a better mean
         ("select", 0.9, 0.1, math.nan, (1.0, 3.0, 0.0)),
         ("select", math.nan, 0.1, 1.0, (0.5, 2.0, 4.0)),
+        ("lean", 0.6, 0.6, 0.597, (0.5, 2.0, 4.0)),  # the mean is worse, but not by 0.005
+        ("lean", 0.6, 0.6, 0.59, (0.0, 1.0, 8.0)),  # it is worse than ours
+        ("lean", 0.9, 0.1, 0.8, (1.0, 3.0, 0.0)),  # the peer is better than ours and than the mean
+        ("lean", 0.61, 0.6, 0.606, (0.5, 2.0, 4.0)),  # better than ours, but not than the mean
+        ("lean", 0.9, 0.1, math.nan, (0.0, 1.0, 8.0)),  # nothing can be measured
     ],
 )
 def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expected):
@@ -287,7 +292,7 @@ def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expecte
     assert merged(kind, dice_peer, dice_ours, dice_after) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["best", "weighted", "select"])
+@pytest.mark.parametrize("kind", ["best", "weighted", "select", "lean"])
 def test_a_peer_that_is_not_finite_changes_nothing(kind):
     """One NaN in its weights, however good it is said to be."""
     ours, theirs = nn.Linear(2, 1), nn.Linear(2, 1)

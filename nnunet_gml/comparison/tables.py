@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_gml.comparison.summary import Summary
 from nnunet_gml.simulation.scores import markdown_table
+from nnunet_gml.stats import p_text
 from nnunet_gml.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def arm_cells(row: Series[Any]) -> list[str]:
         *(_interval(row, name, places) for name, places in (("dice", 3), ("nsd", 3), ("hd95_mm", 1))),
         _interval(row, "volume_error_ml", 1),
         _interval(row, "gain", 3, sign="+"),
-        "<0.001" if row["p"] < 0.001 else _number(row["p"], ".3f"),
+        p_text(row["p"]),
         _number(row["effect"], "+.2f"),
         *(_named(row, f"worst_{key}") for key in ("site", "class")),
     ]

@@ -51,7 +51,7 @@ def arm_table(results: Results) -> str:
                 number_text(results.dice(name)),
                 *(number_text(results.dice(name, site)) for site in results.sites),
                 gain_text(gain),
-                number_text(corrected.get(name, math.nan), "{:.3f}"),
+                stats.p_text(corrected.get(name, math.nan)),
                 f"{number_text(worst[1], '{:+.4f}')} {worst[0]}".strip(),
                 *_bytes(results, name),
                 number_text(results.training_seconds(name) / 60, "{:.1f}"),
