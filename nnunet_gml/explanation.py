@@ -13,6 +13,8 @@ from typing import Any
 from peer_sync.errors import ConfigError
 
 ROUNDS_FILE = "gml_rounds.jsonl"
+FOLD_EXAMPLE = "$nnUNet_results/DatasetXXX_Name/nnUNetTrainerGML__nnUNetPlans__3d_fullres/fold_0"
+"""Where nnU-Net puts a fold; for hints."""
 NAN = math.nan
 
 
@@ -74,8 +76,7 @@ def find_runs(folder: Path) -> list[Path]:
     if not runs:
         raise ConfigError(
             f"no {ROUNDS_FILE} in or below {folder}",
-            "name a fold's output folder, such as "
-            "$nnUNet_results/DatasetXXX_Name/nnUNetTrainerGML__nnUNetPlans__3d_fullres/fold_0; "
+            f"name a fold's output folder, such as {FOLD_EXAMPLE}; "
             "the file is written when the first peer's weights are taken in",
         )
     return runs

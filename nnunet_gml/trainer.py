@@ -99,9 +99,9 @@ class FederatedTrainer(SiteTrainer):
     def on_epoch_end(self) -> None:
         """nnU-Net counts the epoch and saves; then, at a round's end, offer ours and send for others'."""
         super().on_epoch_end()
-        if self._is_round_end() and self.ranks.is_first:
-            progress_picture.try_to_draw(Path(self.output_folder), self.say)
         if self._is_round_end() and self.current_epoch < self.num_epochs:
+            if self.ranks.is_first:
+                progress_picture.try_to_draw(Path(self.output_folder), self.say)
             if self.current_epoch % self.save_every:
                 self.save_latest()
             self.begin_round(self._due_round())

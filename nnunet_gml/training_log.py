@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_gml.explanation import mean
+
 NAN = math.nan
 LINE = re.compile(
     r"^(?:\S+ \S+: )?(?:Epoch (?P<epoch>\d+)|train_loss (?P<train>\S+)|val_loss (?P<val>\S+)"
@@ -37,8 +39,7 @@ class Epoch:
     @property
     def mean_dice(self) -> float:
         """Mean over the classes that have a number; nan without any."""
-        known = [value for value in self.dice if not math.isnan(value)]
-        return sum(known) / len(known) if known else NAN
+        return mean(self.dice)
 
 
 def read_epochs(fold: Path) -> list[Epoch]:
@@ -49,7 +50,8 @@ def read_epochs(fold: Path) -> list[Epoch]:
     epochs: dict[int, Epoch] = {}
     for log in training_logs(fold):
         for epoch in _epochs_of(log):
-            epochs = {number: each for number, each in epochs.items() if number < epoch.number}
+            while next(reversed(epochs), -1) >= epoch.number:
+                epochs.popitem()
             epochs[epoch.number] = epoch
     return list(epochs.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +69,11 @@ def read_entries(path: Path) -> Iterator[Entry | None]:
     with file:
         for line in bounded_lines(file):
             yield parse_entry(line)
+
+
+def collected_bytes(entries: Iterable[Entry | None]) -> int:
+    """All that was fetched from peers, refused offers and broken transfers too."""
+    return sum(each.bytes or 0 for each in entries if each is not None and each.event == "collect")
 
 
 def parse_entry(line: bytes) -> Entry | None:

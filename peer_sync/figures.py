@@ -142,9 +142,6 @@ def _parse(line: bytes, site: str) -> Figure | None:
 
 
 def _drop_older_half(path: Path) -> None:
-    kept: list[bytes] = []
-    for line in reversed(path.read_bytes().splitlines(keepends=True)):
-        if sum(map(len, kept)) + len(line) > MAX_BYTES // 2:
-            break
-        kept.insert(0, line)
-    write_durably(path, b"".join(kept))
+    end = path.read_bytes()[-(MAX_BYTES // 2) - 1 :]
+    _, _, whole_lines = end.partition(b"\n")
+    write_durably(path, whole_lines)

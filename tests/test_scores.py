@@ -71,6 +71,9 @@ def test_markdown(table):
     assert {line.count("|") for line in lines} == {6}
 
 
+TIME = "2026-11-22T08:00:00+00:00"
+
+
 def test_bytes_collected_by_hand(tmp_path):
     """Only what was fetched counts: 100 + 20; what was offered, fetched by others, does not."""
     lines = [
@@ -79,7 +82,9 @@ def test_bytes_collected_by_hand(tmp_path):
         {"event": "collect", "bytes": 20, "verdict": "refused"},
         {"event": "collect", "bytes": None, "verdict": "failed"},
     ]
-    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "ledger.jsonl").write_text(
+        "".join(json.dumps(line | {"time": TIME}) + "\n" for line in lines)
+    )
 
     assert bytes_collected(tmp_path) == 120
     assert bytes_collected(tmp_path / "nowhere") == 0

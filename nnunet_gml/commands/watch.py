@@ -9,11 +9,12 @@ Dice is nnU-Net's pseudo Dice on random validation patches. What the courier doe
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands.named_site import add_site, named_site_if_any
+from nnunet_gml.explanation import FOLD_EXAMPLE
 from peer_sync.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DEFAULT_SECONDS = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnunet-gml watch``."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="output folder of a fold, or a folder above")
-    parser.add_argument("--site", type=Path, metavar="SITE_TOML", help="whose courier to show, too")
+    add_site(parser)
     parser.add_argument("--once", action="store_true", help="show the state once, for scripts and mails")
     parser.add_argument(
         "--every",
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from nnunet_gml.commands import watch_view
 
-    fold, site = newest_fold(args.folder), _site(args.site)
+    fold, site = newest_fold(args.folder), named_site_if_any(args.site)
     console = Console(highlight=False)
     if args.once or not console.is_terminal:
         console.print(watch_view.view(fold, site, console.width))
@@ -79,15 +80,7 @@ def newest_fold(folder: Path) -> Path:
     if not logs:
         raise ConfigError(
             f"no training log (training_log_*.txt) in or below {folder}",
-            "name a fold's output folder, such as "
-            "$nnUNet_results/DatasetXXX_Name/nnUNetTrainerGML__nnUNetPlans__3d_fullres/fold_0; "
+            f"name a fold's output folder, such as {FOLD_EXAMPLE}; "
             "nnU-Net begins the log when it begins the training",
         )
     return max(logs, key=lambda path: path.stat().st_mtime).parent
-
-
-def _site(named: Path | None) -> Site | None:
-    from peer_sync.site import SITE_VARIABLE, load_site
-
-    path = named or os.environ.get(SITE_VARIABLE)
-    return load_site(path) if path else None

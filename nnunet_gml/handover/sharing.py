@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nnunet_gml.explanation import read_rounds
+from nnunet_gml.explanation import FOLD_EXAMPLE, read_rounds
 from nnunet_gml.handover.checkpoints import FINAL, WEIGHTS, read_checkpoint
 from nnunet_gml.handover.model_card import FoldCard, ModelCard
 from nnunet_gml.handover.new_file import new_file
@@ -106,8 +106,7 @@ def _model_of(folds: Sequence[Path]) -> Path:
         if not (fold.name.startswith("fold_") and (fold / FINAL).is_file()):
             raise ConfigError(
                 f"{fold} holds no trained fold: expected {FINAL} in a folder fold_X",
-                "name output folders of folds whose training has ended, such as "
-                "$nnUNet_results/DatasetXXX_Name/nnUNetTrainerGML__nnUNetPlans__3d_fullres/fold_0",
+                f"name output folders of folds whose training has ended, such as {FOLD_EXAMPLE}",
             )
     model = models.pop()
     if models or len(model.name.split("__")) != 3 or not model.parent.name.startswith("Dataset"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from nnunet_gml.comparison.notes import FEW_PATIENTS
 from nnunet_gml.report.blocks import (
     DASH,
     Cell,
@@ -24,7 +25,6 @@ from nnunet_gml.report.blocks import (
 from nnunet_gml.report.study import Row, Study, known_mean
 from nnunet_gml.report.svg import Scale, bottom_axis, cut, drawing, element, line, mark, scale_of, text
 
-FEW_PATIENTS = 20
 NAMES_PX, ROW_PX, WIDTH_PX, VALUES_PX = 150, 32, 860, 215
 MEASURES = (("nsd", "NSD", 3), ("hd95_mm", "HD95, mm", 1), ("volume_error_ml", "volume error, ml", 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 from markupsafe import Markup
 from matplotlib.cbook import boxplot_stats
@@ -63,7 +64,9 @@ def _panel(study: Study, name: str) -> Markup:
         x = LEFT + room * (place + 0.5)
         parts += _box(study, arm, values, scale, x, min(26.0, room * 0.3))
         parts.append(_name(cut(arm, 150 if len(study.arms) > 3 else room), x, len(study.arms) > 3))
-    medians = {arm: _median([value for value, _ in values]) for arm, values in found.items()}
+    medians = {
+        arm: median(value for value, _ in values) if values else math.nan for arm, values in found.items()
+    }
     said = ", ".join(f"{arm} {number(value, 2)}" for arm, value in medians.items())
     height = HEIGHT + (34 if len(study.arms) > 3 else 0)
     return drawing(f"Dice of {name}, median per method: {said}.", *parts, height=height)
@@ -82,14 +85,14 @@ def _box(
     if not values:
         return [text(x, (TOP + BOTTOM) / 2, "none", "middle", class_="tick")]
     colour, stats = study.colour(arm), boxplot_stats([value for value, _ in values])[0]
-    low, first, median, third, high = (scale(stats[name]) for name in ("whislo", "q1", "med", "q3", "whishi"))
+    low, first, middle, third, high = (scale(stats[name]) for name in ("whislo", "q1", "med", "q3", "whishi"))
     frame = {"x": x - half, "y": third, "width": 2 * half, "height": max(1.0, first - third)}
     return [
         _points(study, arm, values, scale, x, half),
         line([(x, low), (x, first)], stroke=colour, class_="thin"),
         line([(x, third), (x, high)], stroke=colour, class_="thin"),
         element("rect", **frame, stroke=colour, fill=colour, class_="box"),
-        line([(x - half, median), (x + half, median)], stroke=colour, class_="median"),
+        line([(x - half, middle), (x + half, middle)], stroke=colour, class_="median"),
     ]
 
 
@@ -107,10 +110,6 @@ def _points(
         ),
         class_="faint",
     )
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(boxplot_stats(values)[0]["med"]) if values else math.nan
 
 
 def _table(study: Study, order: Sequence[str]) -> Table:

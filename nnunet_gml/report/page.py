@@ -29,7 +29,7 @@ from nnunet_gml.report.trust import trust
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from nnunet_gml.comparison.runs import Predicted
+    from nnunet_gml.comparison.predicted import Predicted
     from nnunet_gml.comparison.summary import Summary
 
 TEMPLATE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"

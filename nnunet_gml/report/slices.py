@@ -20,7 +20,7 @@ from nnunet_gml.report.svg import drawing, element, line
 from nnunet_gml.report.views import REFERENCE, Array, View, view_of
 
 if TYPE_CHECKING:
-    from nnunet_gml.comparison.runs import Predicted
+    from nnunet_gml.comparison.predicted import Predicted
 
 LISTED_CASES = 12
 WIDTH_PX, MOST_PIXELS = 300.0, 320

@@ -14,13 +14,13 @@ from nnunet_gml.explanation import Round, read_rounds
 from nnunet_gml.json_files import read_json
 from nnunet_gml.palette import SERIES
 from nnunet_gml.training_log import Epoch, read_epochs
-from peer_sync.entries import Entry, read_entries
+from peer_sync.entries import Entry, collected_bytes, read_entries
 from peer_sync.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nnunet_gml.comparison.runs import Predicted
+    from nnunet_gml.comparison.predicted import Predicted
     from nnunet_gml.comparison.summary import Summary
 
 INK = "var(--ink)"
@@ -48,7 +48,7 @@ class Training:
         """All that was fetched from peers, refused offers and broken transfers too; nan without a ledger."""
         if not self.has_ledger:
             return math.nan
-        return float(sum(each.bytes or 0 for each in self.entries if each.event == "collect"))
+        return float(collected_bytes(self.entries))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Study:
     """Everything that the sections draw on.
 
     Attributes:
-        predicted: what was compared, one for each site and method.
+        predicted: what was compared, every site's own networks.
         scores: one row per site, arm, case and class.
         summary: what is made of them.
         command: that made the report.
@@ -83,7 +83,7 @@ class Study:
     @cached_property
     def sites(self) -> list[str]:
         """All sites in the order in which they were given."""
-        return list(dict.fromkeys(each.site for each in self.predicted if each.is_own))
+        return list(dict.fromkeys(each.site for each in self.predicted))
 
     @cached_property
     def classes(self) -> list[str]:
@@ -98,8 +98,7 @@ class Study:
     @cached_property
     def trainings(self) -> Mapping[tuple[str, str], Training]:
         """By site and arm; of several folds one that has files."""
-        own = [each for each in self.predicted if each.is_own]
-        ordered = sorted(own, key=lambda each: each.training is not None)
+        ordered = sorted(self.predicted, key=lambda each: each.training is not None)
         best = {(each.site, each.arm): each for each in ordered}
         return {key: _training(each.training, each.mail) for key, each in best.items()}
 

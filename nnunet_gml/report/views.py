@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from nnunet_gml.comparison.runs import Predicted
+    from nnunet_gml.comparison.predicted import Predicted
 
 Array = np.ndarray[Any, Any]
 REFERENCE = "reference"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -14,6 +13,7 @@ from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import STOCK as STOCK
 from nnunet_gml.simulation.recipe import Arm
 from nnunet_gml.simulation.workspace import SiteSpace, class_names
+from peer_sync.entries import collected_bytes, read_entries
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ def mean_dice(scores: Iterable[Score]) -> float:
 
 def bytes_collected(mail: Path) -> int:
     """All bytes that a site has fetched from its peers, from the ledger of its exchanges."""
-    ledger = mail / "ledger.jsonl"
-    if not ledger.exists():
-        return 0
-    lines = [json.loads(line) for line in ledger.read_text().splitlines() if line.strip()]
-    return sum(int(line.get("bytes") or 0) for line in lines if line.get("event") == "collect")
+    return collected_bytes(read_entries(mail / "ledger.jsonl"))
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
