@@ -196,7 +196,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         prepare_headneck,
         tuple(
             shlex.split(
-                "--epochs 24 --iterations 40 --warmup-epochs 8 --epochs-per-round 2 --mutual-epochs 1 "
+                "--epochs 48 --iterations 40 --warmup-epochs 16 --epochs-per-round 2 --mutual-epochs 1 "
                 "--patch-size 32 40 40 --features 8 16 32 64 --batch-size 2 --learning-rate 0.06 "
                 "--no-mirroring"
             )

@@ -128,5 +128,5 @@ def _geometry(cases: Sequence[Case], least: int) -> dict[str, Any]:
 
 
 def _histogram(values: Sequence[float], least: int) -> dict[str, Any]:
-    found, counts = merged_bins(values, least)
-    return {"values": found, "counts": counts}
+    found = merged_bins(values, least)
+    return {name: column.tolist() for name, column in vars(found).items()}

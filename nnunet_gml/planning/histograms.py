@@ -75,25 +75,34 @@ def percentile(edges: Floats, counts: Counts, percent: float) -> float:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many cases have which value; ascending."""
+    """Cases in bins of several; ascending.
+
+    Attributes:
+        values: mean of each bin's cases.
+        counts: how many they are.
+        spreads: their standard deviation, rounded down to a power of two so that it does not tell single
+            cases; 0 where all have the same value.
+    """
 
     values: Floats
     counts: Counts
+    spreads: Floats
 
-    def percentile(self, percent: float) -> float:
-        """As `numpy.percentile` of all cases, 0 to 100."""
-        return percentile(self.values, self.counts, percent)
+    def cases(self) -> Floats:
+        """A value for each case: evenly spread, with its bin's mean and spread.
 
-    def middle(self) -> tuple[float, float]:
-        """The two values in the middle of all cases; the same one twice for an odd number."""
-        upto = np.cumsum(self.counts)
-        places = (int(upto[-1]) - 1) // 2, int(upto[-1]) // 2
-        low, high = (float(self.values[np.searchsorted(upto, place, side="right")]) for place in places)
-        return low, high
+        At least half the mean and at most twice: what nnU-Net measures is positive.
+
+        >>> Histogram(np.array([7.0]), np.array([5]), np.array([2**0.5])).cases()
+        array([5., 6., 7., 8., 9.])
+        """
+        bins = zip(self.values, self.counts, self.spreads, strict=True)
+        cases = [np.clip(mean + spread * _even(count), mean / 2, 2 * mean) for mean, count, spread in bins]
+        return np.concatenate(cases)
 
 
-def merged_bins(values: Sequence[float], least: int) -> tuple[list[float], list[int]]:
-    """Cases in bins of at least ``least`` each: neighbouring values are put together under their mean.
+def merged_bins(values: Sequence[float], least: int) -> Histogram:
+    """Cases in bins of at least ``least`` each: neighbouring values are put together.
 
     From both ends inwards, so that what is common in the middle stays as it is.
 
@@ -101,26 +110,36 @@ def merged_bins(values: Sequence[float], least: int) -> tuple[list[float], list[
         values: one for each case.
         least: how many cases a bin has at least.
 
-    Returns:
-        The bins' values, ascending, and how many cases each has.
-
     Raises:
         ValueError: there are fewer than ``least`` values.
 
-    >>> merged_bins([1, 2, 3, 4, 4, 4, 5, 8, 9], 3)
-    ([2.0, 4.0, 7.333333333333333], [3, 3, 3])
+    >>> merged_bins([1, 2, 3, 4, 4, 4, 6, 8, 10], 3).values
+    array([2., 4., 8.])
     """
     if len(values) < least:
         raise ValueError(f"expected at least {least} values, found {len(values)}")
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     ends = np.cumsum(_group_lengths(counts.tolist(), least))[:-1]
     groups = list(zip(np.split(distinct, ends), np.split(counts, ends), strict=True))
-    return [_mean(*group) for group in groups], [int(numbers.sum()) for _, numbers in groups]
+    means = [_mean(*group) for group in groups]
+    spreads = [_spread(*group) for group in groups]
+    return Histogram(np.array(means), np.array([numbers.sum() for _, numbers in groups]), np.array(spreads))
+
+
+def _even(count: int) -> Floats:
+    """So many numbers at equal distances, with mean 0 and standard deviation 1."""
+    places = np.arange(count) - (count - 1) / 2
+    return np.asarray(places / np.sqrt((count**2 - 1) / 12), dtype=np.float64)
 
 
 def _mean(values: Floats, counts: Counts) -> float:
     """Exactly the value where there is only one."""
     return float(values[0]) if len(values) == 1 else math.fsum(values * counts) / int(counts.sum())
+
+
+def _spread(values: Floats, counts: Counts) -> float:
+    deviation = math.sqrt(_mean((values - _mean(values, counts)) ** 2, counts))
+    return 2.0 ** math.floor(math.log2(deviation)) if deviation else 0.0
 
 
 def _group_lengths(counts: Sequence[int], least: int) -> list[int]:

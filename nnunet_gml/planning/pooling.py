@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -14,6 +14,7 @@ from nnunet_gml.planning.fingerprint import samples_per_case, together
 from nnunet_gml.planning.histograms import (
     MOST_BIN,
     MOST_EXPONENT,
+    Floats,
     Histogram,
     bin_edges,
     bin_numbers,
@@ -30,6 +31,7 @@ LEAST_MEASURE, MOST_MEASURE = 1e-9, 1e9
 AXES = 3
 GEOMETRY = ("spacing_mm", "shape_voxels", "extent_mm")
 FIELDS = {"counts", "relative_size", "channels", *GEOMETRY}
+HISTOGRAM_FIELDS = {each.name for each in fields(Histogram)}
 CHANNEL_FIELDS = {"n", "sum", "sum_of_squares", "min", "max", "steps", "counts"}
 SLACK = 1e-9
 """Sums are rounded: so much may they seem to be wrong, relatively."""
@@ -76,10 +78,7 @@ def pool(summaries: Sequence[Summary]) -> dict[str, Any]:
     """
     if len({len(summary.channels) for summary in summaries}) != 1:
         raise ValueError("the sites have different numbers of channels")
-    axes = [
-        stand_ins(*(_merged([summary.geometry[name][axis] for summary in summaries]) for name in GEOMETRY))
-        for axis in range(AXES)
-    ]
+    axes = [_along(summaries, axis) for axis in range(AXES)]
     spacings, shapes = (
         [list(case) for case in zip(*along, strict=True)] for along in zip(*axes, strict=True)
     )
@@ -90,13 +89,13 @@ def pool(summaries: Sequence[Summary]) -> dict[str, Any]:
         "foreground_intensity_properties_per_channel": {
             str(number): _properties(channel) for number, channel in enumerate(channels)
         },
-        "median_relative_size_after_cropping": _merged(
-            [summary.relative_size for summary in summaries]
-        ).percentile(50),
+        "median_relative_size_after_cropping": float(
+            np.median(_all_cases(summary.relative_size for summary in summaries))
+        ),
     }
 
 
-def stand_ins(spacing: Histogram, shape: Histogram, extent: Histogram) -> tuple[list[float], list[float]]:
+def stand_ins(spacing: Floats, shape: Floats, extent: Floats) -> tuple[list[float], list[float]]:
     r"""Spacings and shapes of made-up cases, along one axis, from which nnU-Net plans the same.
 
     Of all cases nnU-Net's planner uses the median and the 10th percentile of the spacing, the median of the
@@ -106,11 +105,17 @@ def stand_ins(spacing: Histogram, shape: Histogram, extent: Histogram) -> tuple[
     have neither a larger shape nor a larger extent, 19 neither a smaller one: so these two are in the middle
     of both. The spacing of five is the 10th percentile, that of the other 33 is :math:`S`.
 
+    Args:
+        spacing: mm, one for each case.
+        shape: voxels.
+        extent: mm.
+
     Returns:
         Forty spacings in mm, and forty shapes in voxels, which need not be whole.
     """
-    low, usual, voxels = spacing.percentile(10), spacing.percentile(50), shape.percentile(50)
-    first, second = extent.middle()
+    low, usual = np.percentile(spacing, (10, 50)).tolist()
+    voxels = float(np.median(shape))
+    first, second = np.sort(extent)[[(len(extent) - 1) // 2, len(extent) // 2]].tolist()
     below, above = [low] * 5 + [usual] * 14, [usual] * 19
     spacings = [*below, first / voxels, second / voxels, *above]
     shapes = [
@@ -122,11 +127,16 @@ def stand_ins(spacing: Histogram, shape: Histogram, extent: Histogram) -> tuple[
     return spacings, shapes
 
 
-def _merged(histograms: Sequence[Histogram]) -> Histogram:
-    values = np.concatenate([histogram.values for histogram in histograms])
-    counts = np.concatenate([histogram.counts for histogram in histograms])
-    order = np.argsort(values, kind="stable")
-    return Histogram(values[order], counts[order])
+def _along(summaries: Sequence[Summary], axis: int) -> tuple[list[float], list[float]]:
+    spacing, shape, extent = (
+        _all_cases(summary.geometry[name][axis] for summary in summaries) for name in GEOMETRY
+    )
+    return stand_ins(spacing, np.maximum(1, np.rint(shape)), extent)
+
+
+def _all_cases(histograms: Iterable[Histogram]) -> Floats:
+    """Sorted, so that the order of the sites does not matter to the last bit."""
+    return np.sort(np.concatenate([histogram.cases() for histogram in histograms]))
 
 
 def _properties(channel: Channel) -> dict[str, float]:
@@ -161,13 +171,18 @@ def _summary(content: Mapping[str, Any], site: str) -> Summary:
 
 
 def _histogram(content: Mapping[str, Any], cases: int) -> Histogram:
-    _expect(content.keys() == {"values", "counts"}, "other fields in a histogram")
-    values, counts = content["values"], content["counts"]
-    _expect(len(values) == len(counts), "a histogram with unequal lists")
+    _expect(content.keys() == HISTOGRAM_FIELDS, "other fields in a histogram")
+    values, counts, spreads = content["values"], content["counts"], content["spreads"]
+    _expect(len(values) == len(counts) == len(spreads), "a histogram with unequal lists")
     _expect(all(map(_is_measure, values)), f"a value that is not from {LEAST_MEASURE} to {MOST_MEASURE}")
     _expect(all(_is_count(count) and count >= FEWEST_CASES for count in counts), "a bin of too few cases")
     _expect(sum(counts) == cases, "a histogram of another number of cases")
-    found = Histogram(np.array(values, dtype=np.float64), np.array(counts, dtype=np.int64))
+    _expect(all(map(_is_spread, spreads)), f"a spread that is not from 0 to {MOST_MEASURE}")
+    found = Histogram(
+        np.array(values, dtype=np.float64),
+        np.array(counts, dtype=np.int64),
+        np.array(spreads, dtype=np.float64),
+    )
     _expect(bool((np.diff(found.values) > 0).all()), "a histogram that does not ascend")
     return found
 
@@ -224,6 +239,10 @@ def _is_real(value: object) -> TypeGuard[float]:
 
 def _is_measure(value: object) -> bool:
     return _is_real(value) and LEAST_MEASURE <= value <= MOST_MEASURE
+
+
+def _is_spread(value: object) -> bool:
+    return _is_real(value) and 0 <= value <= MOST_MEASURE
 
 
 def _expect(is_good: bool, found: str) -> None:
