@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.mutual import Learner
+from nnunet_gml.learners import Learner
 from nnunet_gml.precision import mixed
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "distillation.md"

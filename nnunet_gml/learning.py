@@ -1,27 +1,27 @@
 """Gossip mutual learning: between nnU-Net's epochs a peer's network comes, and both learn on local data."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_gml import gate, merging, weights
+from nnunet_gml import merging, weights
 from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
 from nnunet_gml.exchange import Arrival
+from nnunet_gml.judging import JudgingTrainer
+from nnunet_gml.learners import Learner, Method, Peer
 from nnunet_gml.merging import MergeKind
-from nnunet_gml.mutual import Learner, Method, Peer, PeerTooLargeError, StepReport, train_with_peer
+from nnunet_gml.mutual import PeerTooLargeError, StepReport, train_with_peer
 from nnunet_gml.rounds import Meeting, Parting, Stay
-from nnunet_gml.trainer import LATEST, FederatedTrainer
-from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
+from nnunet_gml.trainer import LATEST
+from nnunet_gml.trust import Scores
 from nnunet_gml.visit import Visit, fresh, peer_of, scaler_like
 
 
-class GossipTrainer(FederatedTrainer):
+class GossipTrainer(JudgingTrainer):
     """nnU-Net that, between epochs, exchanges weights with one random peer and learns with it.
 
     After ``warmup_epochs`` of stock training a round begins every ``epochs_per_round`` epochs: our weights
@@ -44,12 +44,6 @@ class GossipTrainer(FederatedTrainer):
     low_memory: bool = False
     """Train the two networks one after the other in each step: less memory, one more forward pass."""
     mutual_epochs: int = 5
-    uses_trust: bool = True
-    """False: a peer is fully believed in every class that both sites contour."""
-    trust_smoothing: float = 0.5
-    """Weight of earlier meetings with the same peer in the trust per class."""
-    gate_batches: int = 8
-    """Validation batches on which both networks are compared; chosen once."""
     merge: MergeKind = "select"
     """What becomes of the peer's weights when it leaves."""
 
@@ -57,11 +51,8 @@ class GossipTrainer(FederatedTrainer):
     """The peer that is here."""
 
     def prepare(self) -> None:
-        """Choose the validation patches of the run, make room for a peer, and take up what ``--c`` left."""
-        seed = (self.own_site.federation.seed, self.own_site.name, "gate")
-        self.gate_list = gate.fixed_batches(self.dataloader_val, self.gate_batches, *seed)
-        self.gate_digest = gate.digest(self.gate_list)
-        self.trust_memory = TrustMemory(self.trust_smoothing)
+        """Make room for a peer, and take up the one that ``--c`` left."""
+        super().prepare()
         self.peer_network = self._room_for_a_peer()
         self.method = Method(
             supervise=self.loss,
@@ -75,7 +66,7 @@ class GossipTrainer(FederatedTrainer):
             head_weights=self.deep_supervision_weights if self.distils_all_heads else (1.0,),
             in_two_passes=self.low_memory,
         )
-        self._take_up(self.restored)
+        self._take_up(self.restored.pop("visit", None))
 
     def on_epoch_start(self) -> None:
         """Let the last peer go when its epochs are over, and take in a new one if its weights are here."""
@@ -117,12 +108,8 @@ class GossipTrainer(FederatedTrainer):
         del self.peer_network, self.gate_list
 
     def state(self, filename: str) -> dict[str, Any]:
-        """Also the trust in each peer, what the gate compares on, and in the latest checkpoint the peer."""
-        state = {
-            **super().state(filename),
-            "trust": self.trust_memory.state(),
-            "gate": self.gate_digest,
-        }
+        """Also the peer that is here, in the latest checkpoint."""
+        state = super().state(filename)
         if self.visit is not None and filename == LATEST:
             state["visit"] = self.visit.state()
         return state
@@ -143,7 +130,7 @@ class GossipTrainer(FederatedTrainer):
             return
         visit, self.visit = self.visit, None
         self.peer_network.zero_grad(set_to_none=True)
-        theirs, ours = self._score(self.peer_network), self._score(self.network)
+        theirs, ours = self.score(self.peer_network), self.score(self.network)
         share = merging.merge(
             merge if self._has_what_we_learnt(visit.peer) else "none",
             self.network,
@@ -151,7 +138,7 @@ class GossipTrainer(FederatedTrainer):
             self.optimizer,
             theirs.mean,
             ours.mean,
-            lambda: self._score(self.network).mean,
+            lambda: self.score(self.network).mean,
             self.names_to_keep(),
         )
         parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, share)
@@ -223,14 +210,14 @@ class GossipTrainer(FederatedTrainer):
     def _meet(self, arrival: Arrival) -> None:
         """Score the peer against ourselves, and learn with it if it is trusted in any class."""
         round_ = arrival.delivery.round
-        theirs, ours = self._score(self.peer_network), self._score(self.network)
+        theirs, ours = self.score(self.peer_network), self.score(self.network)
         meeting = Meeting.of(
             arrival,
             epoch=self.current_epoch,
             classes=self.classes,
             theirs=theirs,
             ours=ours,
-            trust=self._trust(arrival, theirs, ours),
+            trust=self.trust_in(arrival, theirs, ours),
             weight=self.distillation_weight * min(1.0, round_ / max(1, self.ramp_rounds)),
         )
         self.say(meeting.sentence(self.mutual_epochs))
@@ -242,18 +229,8 @@ class GossipTrainer(FederatedTrainer):
             self.let_hide(self.visit.peer.missing.cpu() & (meeting.trust > 0))
             self.save_latest()
 
-    def _trust(self, arrival: Arrival, theirs: Scores, ours: Scores) -> Tensor:
-        peer = arrival.delivery.peer
-        if not self.uses_trust:
-            return self.labelled_at(peer).float()
-        stated = arrival.delivery.manifest.dice or {}
-        declared = torch.tensor([stated.get(name, torch.nan) for name in self.classes])
-        trust = trust_per_class(theirs, ours, self.labelled_at(peer), declared)
-        smoothed: Tensor = self.ranks.share(self.trust_memory.smoothed(peer, trust))
-        return smoothed
-
     def _visit(self, meeting: Meeting) -> Visit:
-        with self._as_network(self.peer_network):
+        with self.as_network(self.peer_network):
             optimizer, schedule = self.configure_optimizers()
         learner = Learner(self.peer_network, optimizer, scaler_like(self.grad_scaler, self.device))
         labelled = self.labelled_here, self.labelled_at(meeting.peer)
@@ -263,36 +240,17 @@ class GossipTrainer(FederatedTrainer):
             meeting, peer, schedule, leaves_at, Stay(torch.zeros(len(self.classes), dtype=torch.int64))
         )
 
-    def _take_up(self, restored: dict[str, Any]) -> None:
-        """Continue after ``--c``: trust, patches, and the peer that was here."""
-        self.trust_memory.restore(restored.get("trust", {}))
-        if restored.get("gate", self.gate_digest) != self.gate_digest:
-            self.say("the fixed validation patches are not those of before: data, split or seed has changed")
-        state = restored.pop("visit", None)
-        if state is not None:
-            meeting = Meeting.from_dict(state["meeting"])
-            if not self._is_peer(meeting.peer):
-                self.say(f"site {meeting.peer} was taken out of federation.toml: continued without it")
-                return
-            self.visit = self._visit(meeting)
-            self.visit.take_up(state)
-            self.say(f"continued with site {meeting.peer}, until epoch {self.visit.leaves_at}")
-
-    def _score(self, network: nn.Module) -> Scores:
-        """Dice on the fixed patches; a class that is not contoured here is not present in them."""
-        with self._as_network(network):
-            found = gate.score(network, self.gate_list, self.validation_step)
-        scores: Scores = self.ranks.share(Scores(found.dice, found.is_present & self.labelled_here))
-        return scores
-
-    @contextmanager
-    def _as_network(self, network: nn.Module) -> Iterator[None]:
-        """Let nnU-Net's own methods act on another network for a moment."""
-        own, self.network = self.network, network
-        try:
-            yield
-        finally:
-            self.network = own
+    def _take_up(self, state: dict[str, Any] | None) -> None:
+        """Continue, after ``--c``, with the peer that was here."""
+        if state is None:
+            return
+        meeting = Meeting.from_dict(state["meeting"])
+        if not self._is_peer(meeting.peer):
+            self.say(f"site {meeting.peer} was taken out of federation.toml: continued without it")
+            return
+        self.visit = self._visit(meeting)
+        self.visit.take_up(state)
+        self.say(f"continued with site {meeting.peer}, until epoch {self.visit.leaves_at}")
 
 
 class FrozenGossipTrainer(GossipTrainer):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_gml.mutual import Output, Supervision
+from nnunet_gml.learners import Supervision
+from nnunet_gml.outputs import Output
 
 
 class _Channels(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnunet_gml import weights
-from nnunet_gml.mutual import Learner, Peer
+from nnunet_gml.learners import Learner, Peer
 from nnunet_gml.rounds import Meeting, Stay
 from nnunet_gml.trust import trust_per_class
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.mutual import Learner, Method, Peer
+from nnunet_gml.learners import Learner, Method, Peer
 
 DISTIL = ClassWiseDistillation(smoothing=1, minimum_voxels=1)
 LABELLED = torch.ones(2, dtype=torch.bool)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_gml.mutual import Learner
+from nnunet_gml.learners import Learner
 
 CPU = torch.device("cpu")
 SHAPE = (1, 3, 24, 24, 24)

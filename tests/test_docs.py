@@ -14,6 +14,7 @@ import pytest
 from nnunet_gml.averaging import FedAvgTrainer, GossipAverageTrainer
 from nnunet_gml.cli import parser
 from nnunet_gml.learning import GossipTrainer
+from nnunet_gml.site_trainer import SiteTrainer
 from nnunet_gml.trainer import FederatedTrainer
 from peer_sync.federation import FEDERATION_KEYS, MEMBER_KEYS
 from peer_sync.site import JUMP_KEYS, SITE_KEYS
@@ -98,9 +99,12 @@ def rows(page: Path, heading: str = "") -> dict[str, str]:
 def test_every_setting_of_a_trainer_has_its_default_in_the_reference(heading, trainer):
     """The table has each simple class attribute that users may set, and its value."""
     shown = rows(DOCS / "reference" / "trainers.md", heading)
+    others = (SiteTrainer if trainer is FederatedTrainer else FederatedTrainer).__mro__
     settings = {
         name: f"`{value!r}`"
-        for name, value in vars(trainer).items()
+        for owner in trainer.__mro__
+        if owner not in others
+        for name, value in vars(owner).items()
         if type(value) in (bool, int, float, str) and not name.startswith("_")
     }
     internal = {"in_lock_step", "round"}

@@ -24,7 +24,8 @@ from mutual_kit import (
 )
 from torch import nn
 
-from nnunet_gml.mutual import Learner, PeerTooLargeError, train_with_peer
+from nnunet_gml.learners import Learner
+from nnunet_gml.mutual import PeerTooLargeError, train_with_peer
 
 TWO_PASSES = replace(METHOD, in_two_passes=True)
 

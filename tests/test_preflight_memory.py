@@ -13,7 +13,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.profiler import ProfilerActivity, profile
 
 from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.mutual import Learner, Method, Peer, train_with_peer
+from nnunet_gml.learners import Learner, Method, Peer
+from nnunet_gml.mutual import train_with_peer
 from nnunet_gml.preflight.memory import estimate
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.mutual import Learner, Method, Peer, train_with_peer
+from nnunet_gml.learners import Learner, Method, Peer
+from nnunet_gml.mutual import train_with_peer
 from nnunet_gml.ranks import Ranks
 
 SECONDS = 60

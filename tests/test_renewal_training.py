@@ -14,7 +14,7 @@ from training_kit import TrainingSite, agree_on_plans
 
 from nnunet_gml.learning import GossipTrainer
 from nnunet_gml.rounds import Meeting
-from nnunet_gml.trust import Scores, TrustMemory
+from nnunet_gml.trust import Scores
 from peer_sync import founding, renewal
 from peer_sync.gossip import draw_peer
 from peer_sync.site import load_site
@@ -106,7 +106,6 @@ def test_a_training_is_continued_without_a_peer_that_was_taken_out(tmp_path):
     class Continued(GossipTrainer):
         def __init__(self) -> None:
             self.site, self.said = build_sites(tmp_path)["north"], []
-            self.trust_memory, self.gate_digest = TrustMemory(0.5), ""
 
         def say(self, sentence: str) -> None:
             self.said.append(sentence)
@@ -114,7 +113,7 @@ def test_a_training_is_continued_without_a_peer_that_was_taken_out(tmp_path):
     scores, trainer = Scores.unknown(1), Continued()
     meeting = Meeting("west", 1, 1, 0.0, 1.0, 5, ("organ",), scores, scores, torch.ones(1), 0.5)
 
-    trainer._take_up({"visit": {"meeting": asdict(meeting)}})
+    trainer._take_up({"meeting": asdict(meeting)})
 
     assert trainer.visit is None
     assert trainer.said == ["site west was taken out of federation.toml: continued without it"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_gml.mutual import GRADIENT_NORM
+from nnunet_gml.learners import GRADIENT_NORM
 from nnunet_gml.planning.planned import Planned
 from nnunet_gml.planning.planned_network import planned_network
 from nnunet_gml.preflight.meter import peak_bytes
