@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare-demo bench-headneck test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence docs faults wheel clean help
+.PHONY: demo compare-demo bench bench-headneck test test-slow check lint format hippocampus bench-transfer bench-payload bench-distillation evidence docs faults wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -49,6 +49,10 @@ bench-payload: $(READY)
 # make bench-distillation   memory and time of the distillation loss beside a stock training step
 bench-distillation: $(READY)
 	KINETO_LOG_LEVEL=99 $(BIN)/python benchmarks/distillation.py
+
+# make bench   steps, memory, stalls, bytes, scale, start-up beside stock nnU-Net and FedAvg; docs/results/speed.md; hours; a quiet machine
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
 
 # make bench-headneck   six simulated sites, real contours, synthetic intensities; hours; docs/results/headneck.md
 bench-headneck: $(READY)

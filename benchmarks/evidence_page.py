@@ -40,7 +40,7 @@ def write_page(target: Path, experiment: Experiment, out: Path, seeds: Sequence[
         part.name: read_runs((seed, out / run_name(part.name, seed)) for seed in seeds)
         for part in experiment.parts
     }
-    kept = _notes(target)
+    kept = notes_below(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(experiment, runs, command) + kept)
 
@@ -172,6 +172,7 @@ def _machines(runs: Sequence[Run]) -> str:
     return "; ".join(dict.fromkeys(found)) or "machine not recorded"
 
 
-def _notes(target: Path) -> str:
+def notes_below(target: Path) -> str:
+    """What people wrote below `NOTES` on the page that is there, or nothing."""
     text = target.read_text() if target.exists() else ""
     return f"\n{text[text.index(NOTES) :]}" if NOTES in text else ""

@@ -119,11 +119,11 @@ def mix(network: nn.Module, other: Mapping[str, Tensor], share: float, keep: Col
 
 
 def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Multiply SGD's momentum in place: after a merge only our part of the weights has this history."""
+    """Multiply the momentum of SGD or Adam in place: only our part of the merged weights has this history."""
     for state in optimizer.state.values():
-        momentum = state.get("momentum_buffer")
-        if momentum is not None:
-            momentum.mul_(factor)
+        for name in ("momentum_buffer", "exp_avg"):
+            if state.get(name) is not None:
+                state[name].mul_(factor)
 
 
 def merge(

@@ -240,6 +240,19 @@ def test_momentum_is_scaled_in_place():
     assert buffer.item() == 1.5
 
 
+def test_momentum_of_adam_is_scaled_too():
+    """After one step with the gradient 2 the mean is (1 - 0.9) times 2 = 0.2; half of it is 0.1."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], betas=(0.9, 0.999))
+    parameter.grad = torch.full((1,), 2.0)
+    optimizer.step()
+
+    scale_momentum(optimizer, 0.5)
+
+    assert optimizer.state[parameter]["exp_avg"].item() == pytest.approx(0.1)
+    assert optimizer.state[parameter]["exp_avg_sq"].item() == pytest.approx(0.004)
+
+
 def test_an_optimiser_without_history_has_nothing_to_scale():
     """Before its first step, and SGD without momentum, which keeps None."""
     parameter = nn.Parameter(torch.zeros(1))

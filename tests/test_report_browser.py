@@ -12,6 +12,16 @@ from nnunet_gml.report.page import write_report
 CHROMIUM = shutil.which("chromium")
 PRINTED_PX = 694
 """An A4 page within its margins, 184 mm at 96 pixels an inch."""
+WHOLE = ".panel, figure.row, .keys, .cards li, tr, thead, p.lead, figcaption"
+TORN = """names => [...document.querySelectorAll(names)]
+  .filter(each => getComputedStyle(each).breakInside !== 'avoid').map(each => each.tagName)"""
+LONELY = """() => [...document.querySelectorAll('h2, h3, h4, p.lead, .keys, caption, thead')]
+  .filter(each => getComputedStyle(each).breakAfter !== 'avoid').map(each => each.tagName)"""
+OVERLAPPING = """() => [...document.querySelectorAll('.panel')].flatMap(panel => {
+  const box = panel.getBoundingClientRect();
+  return [...panel.querySelectorAll('svg text')].map(each => [each.textContent, each.getBoundingClientRect()])
+    .filter(([, at]) => at.bottom > box.bottom + 2 || at.left < -1).map(([words]) => words);
+})"""
 TOO_WIDE = """width => [...document.querySelectorAll('body *')]
   .filter(each => each.getBoundingClientRect().right > width + 1 && !each.closest('defs, .clipped'))
   .map(each => each.tagName + ' ' + (each.textContent || '').trim().slice(0, 40))"""
@@ -126,7 +136,37 @@ def test_it_prints_on_pages_without_cutting_anything(page, tmp_path):
     assert page.evaluate(TOO_WIDE, PRINTED_PX) == []
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 36, 48)"
     printed = page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
-    assert printed.count(b"/Type /Page\n") > 3
+    assert 6 < printed.count(b"/Type /Page\n") < 15
+
+
+def test_nothing_is_torn_in_two_on_paper(page):
+    """Pictures, rows and legends stay whole, no heading stands alone at a page's foot, heads are repeated.
+
+    Chromium leaves buttons empty in heads that it repeats: in print there are only their words.
+    """
+    page.emulate_media(media="print")
+
+    assert page.evaluate(TORN, WHOLE) == []
+    assert page.evaluate(LONELY) == []
+    assert page.evaluate("getComputedStyle(document.querySelector('figcaption')).breakBefore") == "avoid"
+    assert page.evaluate("getComputedStyle(document.querySelector('thead button')).display") == "contents"
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_no_words_leave_their_picture(page, media):
+    """Long names of methods, organs and sites: cut in time, with room below for those that are turned."""
+    page.set_viewport_size({"width": PRINTED_PX, "height": 1000})
+    page.emulate_media(media=media)
+
+    assert page.evaluate(OVERLAPPING) == []
+
+
+def test_names_of_methods_are_parted_where_they_may_be(page):
+    """After an underscore; what is read and copied is the name."""
+    head = page.locator("#sites thead button").nth(3)
+
+    assert head.inner_html() == "gossip_<wbr>average_<wbr>of_<wbr>all"
+    assert head.text_content() == "gossip_average_of_all"
 
 
 def test_a_strangers_script_would_not_run(browser, report, tmp_path):

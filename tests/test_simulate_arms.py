@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import torch
 
 from nnunet_gml.commands import simulate
 from nnunet_gml.simulation import arms, commands
@@ -127,6 +128,22 @@ def test_without_mirroring_is_nnunets_own_way():
     )
     assert arm.inference_allowed_mirroring_axes is None
     assert "mirroring_and" not in arms.trainer_text(parse_arm(STOCK), recipe(), 1, stock=True)
+
+
+def test_adam_is_nnunets_own():
+    """The generated method makes the optimiser and the schedule of nnUNetTrainerAdam."""
+    text = arms.trainer_text(parse_arm(STOCK), recipe(optimizer="adam"), 1, stock=True)
+    scope: dict = {}
+    exec(f"class Arm:\n{text[text.index('    def configure_optimizers') :]}", scope)
+    arm = scope["Arm"]()
+    arm.network, arm.initial_lr, arm.weight_decay, arm.num_epochs = torch.nn.Linear(1, 1), 0.003, 3e-5, 10
+
+    optimizer, schedule = arm.configure_optimizers()
+
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.param_groups[0]["lr"] == 0.003
+    assert type(schedule).__name__ == "PolyLRScheduler"
+    assert "configure_optimizers" not in arms.trainer_text(parse_arm(STOCK), recipe(), 1, stock=True)
 
 
 def test_numbers_of_nnunets_constructor_are_set_before_it_initialises():

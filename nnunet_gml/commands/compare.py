@@ -3,7 +3,7 @@
 Takes runs of `nnunet-gml simulate`, output folders of nnUNetv2_train (their validation cases), and folders of
 predictions with references. Measures Dice, normalised surface Dice, HD95 and volumes of every case, compares
 every arm with the baseline, patient by patient, and writes scores.csv, scores.parquet, summary.md,
-summary.json and report.html.
+summary.json and report.html. With --site the report shows what the other sites said of themselves, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_gml.commands.named_site import add_site
 from peer_sync.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from nnunet_gml.comparison.predicted import Predicted
     from nnunet_gml.comparison.summary import Summary
+    from peer_sync.site import Site
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes; each holds one case (default: one per core)",
     )
     _add_report_arguments(parser)
+    add_site(parser)
     parser.set_defaults(run=run)
 
 
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """Find, measure, compare, write; say where."""
     from rich.console import Console
 
+    from nnunet_gml.commands.compare_site import at_site, site_of
     from nnunet_gml.comparison.measures import measure
     from nnunet_gml.comparison.predicted import class_names_of
     from nnunet_gml.comparison.runs import find_predicted
@@ -93,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     predicted = find_predicted(args.places)
+    site = site_of(args.site, predicted)
     baseline = choose_baseline(predicted, args.baseline)
     if args.focus:
         known_arm(predicted, args.focus, "--focus")
@@ -101,12 +106,16 @@ def run(args: argparse.Namespace) -> int:
     with _progress(console, predicted) as done:
         scores = measure(predicted, tolerance_mm, args.jobs, done)
     summary = summarise(scores, baseline, tolerance_mm, args.small)
-    _show(console, summary, _write(args, predicted, scores, summary))
+    _show(console, summary, _write(args, at_site(predicted, site), scores, summary, site))
     return 0
 
 
 def _write(
-    args: argparse.Namespace, predicted: Sequence[Predicted], scores: DataFrame, summary: Summary
+    args: argparse.Namespace,
+    predicted: Sequence[Predicted],
+    scores: DataFrame,
+    summary: Summary,
+    site: Site | None,
 ) -> list[Path]:
     from nnunet_gml.comparison.summary import contoured
     from nnunet_gml.comparison.tables import write_scores, write_summary
@@ -118,7 +127,7 @@ def _write(
     from nnunet_gml.report.page import write_report
 
     report = args.out / "report.html"
-    write_report(report, predicted, contoured(scores), summary, command, args.focus, args.slices)
+    write_report(report, predicted, contoured(scores), summary, command, args.focus, args.slices, site)
     return [*written, report]
 
 

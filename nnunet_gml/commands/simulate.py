@@ -28,6 +28,7 @@ AS_THEY_ARE = (
     "fold",
     "batch_size",
     "learning_rate",
+    "optimizer",
     "warmup_epochs",
     "epochs_per_round",
     "mutual_epochs",

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunet_gml.simulation.recipe import ASYNCHRONOUS, CLOCKS
+from nnunet_gml.simulation.recipe import ASYNCHRONOUS, CLOCKS, OPTIMIZERS, SGD
 
 DEFAULT_SEED = 20261121
 
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_network_arguments(parser)
     parser.add_argument("--learning-rate", type=float, help="initial one, for all trainers alike")
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=SGD,
+        help="for all trainers alike; adam is that of nnU-Net's nnUNetTrainerAdam (default: %(default)s)",
+    )
     parser.add_argument("--warmup-epochs", type=int, help="epochs before the first exchange")
     parser.add_argument("--epochs-per-round", type=int, help="epochs from one exchange to the next")
     parser.add_argument("--mutual-epochs", type=int, help="epochs with a peer in each round")

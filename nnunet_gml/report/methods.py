@@ -25,7 +25,7 @@ from nnunet_gml.report.blocks import (
 from nnunet_gml.report.study import Row, Study, known_mean
 from nnunet_gml.report.svg import Scale, bottom_axis, cut, drawing, element, line, mark, scale_of, text
 
-NAMES_PX, ROW_PX, WIDTH_PX, VALUES_PX = 150, 32, 860, 215
+NAMES_PX, ROW_PX, WIDTH_PX, VALUES_PX = 165, 32, 860, 215
 MEASURES = (("nsd", "NSD", 3), ("hd95_mm", "HD95, mm", 1), ("volume_error_ml", "volume error, ml", 1))
 
 

@@ -12,9 +12,23 @@ from matplotlib.cbook import boxplot_stats
 
 from nnunet_gml.report.blocks import Cell, Figure, Key, Panel, Section, Table, cell, gain_cell, number
 from nnunet_gml.report.study import Row, Study, row_of
-from nnunet_gml.report.svg import WIDTH, Scale, cut, drawing, element, left_axis, line, mark, scale_of, text
+from nnunet_gml.report.svg import (
+    TEXT_PX,
+    WIDTH,
+    Scale,
+    cut,
+    drawing,
+    element,
+    left_axis,
+    line,
+    mark,
+    scale_of,
+    text,
+)
 
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 52, WIDTH - 8, 10, 186, 214
+TURNED_PX = 150
+"""Room for a method's name where there are many: they are turned by 30 degrees."""
 SHOWN_ORGANS = 12
 MOST_POINTS = 5000
 """In all panels together: of more cases each n-th is drawn, and the caption says so."""
@@ -58,17 +72,18 @@ def _panel(study: Study, name: str) -> Markup:
     found = {arm: _values(study, name, arm) for arm in study.arms}
     every = [value for values in found.values() for value, _ in values]
     scale = scale_of(every, BOTTOM, TOP, within=(-0.02, 1.02))
-    room = (RIGHT - LEFT) / len(study.arms)
+    room, is_turned = (RIGHT - LEFT) / len(study.arms), len(study.arms) > 3
     parts: list[Markup] = [left_axis(scale, LEFT, RIGHT, "Dice (0 to 1)")]
     for place, (arm, values) in enumerate(found.items()):
         x = LEFT + room * (place + 0.5)
         parts += _box(study, arm, values, scale, x, min(26.0, room * 0.3))
-        parts.append(_name(cut(arm, 150 if len(study.arms) > 3 else room), x, len(study.arms) > 3))
+        parts.append(_name(cut(arm, TURNED_PX if is_turned else room), x, is_turned))
     medians = {
         arm: median(value for value, _ in values) if values else math.nan for arm, values in found.items()
     }
     said = ", ".join(f"{arm} {number(value, 2)}" for arm, value in medians.items())
-    height = HEIGHT + (34 if len(study.arms) > 3 else 0)
+    longest = max(len(cut(arm, TURNED_PX)) for arm in study.arms)
+    height = BOTTOM + 26 + TEXT_PX / 2 * longest if is_turned else HEIGHT
     return drawing(f"Dice of {name}, median per method: {said}.", *parts, height=height)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from nnunet_gml.planning.planned import put_file
 from nnunet_gml.report.blocks import Section
@@ -20,6 +20,7 @@ from nnunet_gml.report.meetings import meetings
 from nnunet_gml.report.methods import methods
 from nnunet_gml.report.organs import organs
 from nnunet_gml.report.origin import origin
+from nnunet_gml.report.own_words import own_words
 from nnunet_gml.report.sites import sites
 from nnunet_gml.report.slices import slices
 from nnunet_gml.report.study import Study
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from nnunet_gml.comparison.predicted import Predicted
     from nnunet_gml.comparison.summary import Summary
+    from peer_sync.site import Site
 
 TEMPLATE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
 SHOWN_CASES = 6
@@ -44,6 +46,7 @@ def write_report(
     command: str,
     focus: str = "",
     shown_cases: int = SHOWN_CASES,
+    site: Site | None = None,
 ) -> None:
     """Write a comparison as one HTML file: no network, light and dark, tables that sort, ready to print.
 
@@ -59,12 +62,13 @@ def write_report(
         focus: the method to look at closely; empty: the one with the highest mean Dice of those that learn
             from peers, which the report says.
         shown_cases: how many cases to show slices of; 0 keeps images out of the file.
+        site: at which the report is made; what it has heard of others is shown.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or what was heard cannot be read.
     """
     own = scores[scores["trained_at"] == scores["site"]]
-    study = Study([each for each in predicted if each.is_own], own, summary, command, focus)
+    study = Study([each for each in predicted if each.is_own], own, summary, command, focus, site)
     put_file(path, _page(study, _sections(study, shown_cases)).encode())
 
 
@@ -79,8 +83,18 @@ def _sections(study: Study, shown_cases: int) -> list[Section]:
         trust(study),
         traffic(study),
         troubles(study),
+        *own_words(study),
         origin(study),
     ]
+
+
+def parted(words: str) -> Markup:
+    """Escaped, and lines may end after an underscore: names of methods have no other place.
+
+    >>> str(parted("a_<b>"))
+    'a_<wbr>&lt;b&gt;'
+    """
+    return escape(words).replace("_", Markup("_<wbr>"))
 
 
 def _page(study: Study, sections: Sequence[Section]) -> str:
@@ -93,6 +107,7 @@ def _page(study: Study, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["parted"] = parted
     digest = base64.b64encode(hashlib.sha256(texts[SCRIPT].encode()).digest()).decode()
     return environment.get_template(TEMPLATE).render(
         study=study,

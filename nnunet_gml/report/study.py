@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nnunet_gml.comparison.predicted import Predicted
     from nnunet_gml.comparison.summary import Summary
+    from peer_sync.site import Site
 
 INK = "var(--ink)"
 RUN_FILE = "run.json"
@@ -61,6 +62,7 @@ class Study:
         summary: what is made of them.
         command: that made the report.
         asked_focus: the method to look at closely; empty: chosen here.
+        site: at which the report is made, if it is one of a federation.
     """
 
     predicted: Sequence[Predicted]
@@ -68,6 +70,7 @@ class Study:
     summary: Summary
     command: str
     asked_focus: str = ""
+    site: Site | None = None
 
     @cached_property
     def arms(self) -> list[str]:

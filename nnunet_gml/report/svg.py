@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 380, 250
 """Of a panel, in CSS pixels: what fits a phone."""
-TEXT_PX = 6.4
+TEXT_PX = 7.3
 """Mean width of a character of the pages' small text: labels are given so much room."""
 
 
@@ -36,6 +36,7 @@ def drawing(alt: str, *children: str, width: float = WIDTH, height: float = HEIG
         "svg",
         *children,
         viewBox=f"0 0 {width:.0f} {height:.0f}",
+        preserveAspectRatio="xMinYMin meet",
         role="img",
         aria_label=alt,
         style=f"--width:{width:.0f}px",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from nnunet_gml.installed import trainers_folder
-from nnunet_gml.simulation.recipe import ENSEMBLE, LOCK_STEP, Arm, Recipe, Value
+from nnunet_gml.simulation.recipe import ADAM, ENSEMBLE, LOCK_STEP, Arm, Recipe, Value
 from nnunet_gml.simulation.workspace import other_trainer_folders
 from peer_sync.errors import ConfigError
 
@@ -58,7 +58,7 @@ class {class_name}(Base):
         """Validate as nnU-Net does, but without mirroring: eight times as fast, and not what is reported."""
         self.inference_allowed_mirroring_axes = None
         super().perform_actual_validation(save_probabilities)
-{mirroring}'''
+{methods}'''
 
 WITHOUT_MIRRORING = '''
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
@@ -68,6 +68,14 @@ WITHOUT_MIRRORING = '''
         )
         self.inference_allowed_mirroring_axes = None
         return rotation, dummy_2d, patch_size, None
+'''
+
+WITH_ADAM = '''
+    def configure_optimizers(self):
+        """As nnU-Net's own nnUNetTrainerAdam: learns rare classes in fewer steps."""
+        from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
+
+        return nnUNetTrainerAdam.configure_optimizers(self)
 '''
 
 WITH_FAULTS = """
@@ -198,7 +206,8 @@ def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
         save_every=recipe.epochs_per_round or 10,
         threads=threads,
         seed=recipe.seed,
-        mirroring="" if recipe.mirroring else WITHOUT_MIRRORING,
+        methods=("" if recipe.mirroring else WITHOUT_MIRRORING)
+        + (WITH_ADAM if recipe.optimizer == ADAM else ""),
         changes=_changes(recipe) if arm.exchanges else "",
     )
 

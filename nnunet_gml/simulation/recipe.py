@@ -19,6 +19,7 @@ POOLED = "pooled"
 WITHOUT_EXCHANGE = (ENSEMBLE, POOLED)
 """Arms that are made of stock nnU-Net: every individual model together; all training cases in one place."""
 ASYNCHRONOUS, LOCK_STEP = CLOCKS = ("asynchronous", "lock-step")
+SGD, ADAM = OPTIMIZERS = ("sgd", "adam")
 """Whether gossip waits for the peer's weights of the same round."""
 BEFOREHAND = ("raw", "raw-split", "raw-split.part", "raw-shifted", "jobs")
 """What a run folder may hold before there is a run."""
@@ -101,6 +102,7 @@ class Recipe:
 
     Attributes:
         trainers: the arms, each as `parse_arm` reads it; a trainer's name alone is an arm.
+        optimizer: ``sgd``, nnU-Net's, or ``adam``, that of its nnUNetTrainerAdam.
         mirroring: nnU-Net's augmentation by mirroring; without it, left and right can be told apart.
         foreground: share of a batch's patches that lie around a labelled voxel; nnU-Net's own is 0.33.
         unlabelled: ``SITE=ORGAN[,ORGAN]``: organs that a site's training labels lack.
@@ -127,6 +129,7 @@ class Recipe:
     batch_size: int | None = None
     spacing: tuple[float, ...] | None = None
     learning_rate: float | None = None
+    optimizer: str = SGD
     warmup_epochs: int | None = None
     epochs_per_round: int | None = None
     mutual_epochs: int | None = None
