@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,6 @@ from peer_sync.wanted import Wanted, read_wanted
 
 log = logging.getLogger(__name__)
 
-CUT_SECONDS = 0.2
 WATCH_SECONDS = 1.0
 
 
@@ -124,47 +123,42 @@ class Agent:
         wanted = read_wanted(self.mailbox.wanted)
         if wanted is None:
             return [Step("the training has not ordered anything yet")]
-        with self._watching(wanted):
+        with self._watching(wanted) as is_over:
             if len(wanted.peers) == 1:
                 return self._collect_from(wanted.peers[0], wanted)
-            return self._collect_from_all(wanted)
+            return self._collect_from_all(wanted, is_over)
 
-    def _collect_from_all(self, wanted: Wanted) -> list[Step]:
-        """At the same time: a slow one holds up nobody within the pass."""
+    def _collect_from_all(self, wanted: Wanted, is_over: threading.Event) -> list[Step]:
+        """At the same time: a slow one holds up nobody within the pass, nor whoever ends the agent in it."""
         with ThreadPoolExecutor(max_workers=max(1, len(wanted.peers))) as pool:
-            begun = [
-                pool.submit(self._guarded, partial(self._collect_from, peer, wanted)) for peer in wanted.peers
-            ]
             try:
+                begun = [
+                    pool.submit(self._guarded, partial(self._collect_from, peer, wanted))
+                    for peer in wanted.peers
+                ]
                 return [step for steps in begun for step in steps.result()]
             finally:
-                self._cut(begun)
-
-    def _cut(self, begun: Sequence[Future[list[Step]]]) -> None:
-        """When somebody ends the agent in the middle of a pass: end what is under way."""
-        while wait(begun, timeout=0).not_done:
-            for transport in list(self._ways):
-                transport.close()
-            wait(begun, timeout=CUT_SECONDS)
+                is_over.set()
 
     @contextmanager
-    def _watching(self, wanted: Wanted) -> Iterator[None]:
-        """See to it meanwhile that old transfers do not hold up a newer order."""
-        done = threading.Event()
+    def _watching(self, wanted: Wanted) -> Iterator[threading.Event]:
+        """See to it meanwhile that old transfers do not hold up a newer order; yields what ends them all."""
+        done, is_over = threading.Event(), threading.Event()
         watcher = threading.Thread(
-            target=self._watch, args=(wanted, done), name="peer_sync agent watch", daemon=True
+            target=self._watch, args=(wanted, done, is_over), name="peer_sync agent watch", daemon=True
         )
         watcher.start()
         try:
-            yield
+            yield is_over
         finally:
             done.set()
             watcher.join()
 
-    def _watch(self, wanted: Wanted, done: threading.Event) -> None:
+    def _watch(self, wanted: Wanted, done: threading.Event, is_over: threading.Event) -> None:
         started = time.monotonic()
         while not done.wait(WATCH_SECONDS):
-            if time.monotonic() - started > STALE_SECONDS and self._is_replaced(wanted):
+            is_old = time.monotonic() - started > STALE_SECONDS
+            if is_over.is_set() or (is_old and self._is_replaced(wanted)):
                 for transport in list(self._ways):
                     with suppress(PeerSyncError, OSError):
                         transport.close()

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from courier_kit import build_sites, running_server
+from hypothesis import HealthCheck, settings
 from nnunet_kit import preprocess
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from trainer_kit import Training
@@ -18,6 +19,12 @@ from nnunet_gml import trust
 from peer_sync.mailbox import Mailbox
 from peer_sync.server.embedded import Server
 from peer_sync.site import Site
+
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
+"""The same examples in every run, however slow it is; ``--hypothesis-profile=default`` looks for others."""
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -36,9 +36,16 @@ FACTS = Facts(
 )
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    return free_ports(1)[0]
+    """A port of this machine that nobody listens on, and that this process was not given before."""
+    (port,) = free_ports(1)
+    if port in _given:
+        return free_port()
+    _given.add(port)
+    return port
 
 
 def federation_text(members: list[str], **changes: object) -> str:
@@ -113,14 +120,14 @@ def running_server(server: Server) -> Iterator[Server]:
         yield server
     finally:
         os.close(writer)
-        thread.join(10)
+        thread.join(60)
         os.close(reader)
 
 
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], seconds: float = 20) -> T:
+def wait_for(look: Callable[[], T], seconds: float = 60) -> T:
     """The first true answer of ``look``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -150,15 +157,26 @@ class Cut(FolderTransport):
         return super().get(name, target, max_bytes)
 
 
+class Noted(FolderTransport):
+    """A folder that counts how often it was asked."""
+
+    asked = 0
+
+    def names(self) -> list[str]:
+        self.asked += 1
+        return super().names()
+
+
 class Hanging(FolderTransport):
     """Never answers, until it is closed."""
 
     def __init__(self) -> None:
         super().__init__(Path())
-        self.closed = threading.Event()
+        self.asked, self.closed = threading.Event(), threading.Event()
 
     def names(self) -> list[str]:
-        self.closed.wait(30)
+        self.asked.set()
+        self.closed.wait(120)
         raise TransportError("cannot list: expected an answer, found the end")
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ def hostile_server(
             listener.shutdown(socket.SHUT_RDWR)
             for transport in transports:
                 transport.close()
-            thread.join(5)
+            thread.join(60)
 
 
 def names_with_attributes(session: Session, kind: int, number: int) -> None:

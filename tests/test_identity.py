@@ -26,7 +26,7 @@ def signed(tmp_path_factory):
 
 
 def keygen(*arguments: str, data: bytes = b"") -> subprocess.CompletedProcess:
-    return subprocess.run(["ssh-keygen", *arguments], input=data, capture_output=True, timeout=20)
+    return subprocess.run(["ssh-keygen", *arguments], input=data, capture_output=True, timeout=100)
 
 
 def test_a_new_key_is_for_its_owner_only(tmp_path):

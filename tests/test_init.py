@@ -243,7 +243,7 @@ def test_a_terminal_is_asked(tmp_path):
         text=True,
     )
     os.write(ours, ("\n".join(answers) + "\n").encode())
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     os.close(ours), os.close(theirs)
 
     member = read_card(out)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from courier_kit import free_port
+from courier_kit import free_port, wait_for
 from sshd_kit import SSH, SSHD, Sshd, running_sshd
 
 from peer_sync.address import Patience
@@ -26,7 +26,8 @@ from peer_sync.transport.sftp import SftpTransport
 
 NAME = payload_name(1, "a" * 64)
 CONTENT = os.urandom(3_000_001)
-HASTE = Patience(connect_seconds=2, login_seconds=3, silence_seconds=2, deadline_seconds=10)
+HASTE = Patience(connect_seconds=5, login_seconds=5, silence_seconds=5, deadline_seconds=20)
+"""For hosts that do not answer; whoever does answer is given the usual time."""
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
@@ -50,7 +51,7 @@ class Two:
             "host_key": self.second.host_key,
             "user": self.second.user,
             "key": self.second.login_key,
-            "patience": HASTE,
+            "patience": None,
         } | changes
         jump = Jump(
             f"sftp://{facts['jump_user']}@127.0.0.1:{facts['jump_port']}", facts["jump_host_key"], None
@@ -131,7 +132,7 @@ def test_an_embedded_server_behind_a_jump_host(served_sites, server, carrier, tm
         (tmp_path / "first" / "authorized").write_text(north.member.public_key)
         jump = Jump(f"sftp://{first.user}@127.0.0.1:{first.port}", first.host_key, None)
         address, host_key = south.member.address, south.member.host_key
-        way = SftpTransport(address, host_key, north.private_key, "north", HASTE, carrier=carrier, jump=jump)
+        way = SftpTransport(address, host_key, north.private_key, "north", carrier=carrier, jump=jump)
 
         way.get(NAME, tmp_path / "target", len(CONTENT))
         way.close()
@@ -183,10 +184,10 @@ def test_either_host_may_be_silent(two, which, title):
         title = "sftp"
     started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        error = failure(two.way(**{which: deaf.getsockname()[1]}))
+        error = failure(two.way(**{which: deaf.getsockname()[1], "patience": HASTE}))
 
     assert f"at {title}://" in str(error)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 def test_a_jump_host_that_forbids_it_is_named(tmp_path, carrier):
@@ -209,10 +210,7 @@ def test_close_ends_both_connections(way, two):
 
     way.close()
 
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(sessions(sshd) for sshd in (two.first, two.second)):
-        time.sleep(0.05)
-    assert not any(sessions(sshd) for sshd in (two.first, two.second))
+    wait_for(lambda: not any(sessions(sshd) for sshd in (two.first, two.second)))
 
 
 def sessions(sshd: Sshd) -> int:
@@ -242,7 +240,7 @@ def test_a_transfer_ends_with_either_connection(two, monkeypatch, tmp_path, name
     with pytest.raises(TransportError) as caught:
         way.get(NAME, tmp_path / "target", 10**8)
 
-    assert time.monotonic() - started < HASTE.silence_seconds + 3
+    assert time.monotonic() - started < Patience().silence_seconds
     if two.carrier == "paramiko":
         assert f"at {title}://" in str(caught.value)
     assert "Authorised" not in str(caught.value)
@@ -278,9 +276,14 @@ def test_close_by_another_thread_while_it_connects(two):
     """The first host never speaks; the call ends long before its time."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         way = two.way(jump_port=deaf.getsockname()[1], patience=Patience())
-        threading.Timer(0.5, way.close).start()
+
+        def close() -> None:
+            with deaf.accept()[0]:
+                way.close()
+
+        threading.Thread(target=close, daemon=True).start()
         started = time.monotonic()
 
         with pytest.raises(TransportError):
             way.names()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 15

@@ -20,6 +20,7 @@ from courier_kit import (
     SCHEMA,
     SIZES,
     Hanging,
+    Noted,
     build_sites,
     offer,
     republish,
@@ -74,7 +75,7 @@ def start(boxes) -> Iterator[Callable[..., Courier]]:
     yield begin
     for courier in begun:
         courier.stop()
-    assert [thread.name for thread in threading.enumerate() if thread not in before] == []
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread not in before])
 
 
 def exchange(courier: Courier, peers=PEERS, round: int = 1, in_step: bool = True) -> None:
@@ -134,10 +135,11 @@ def test_a_dead_peer_is_told_once_in_a_round_and_by_name(boxes, start):
     """One sentence that the others are not concerned by, and one line in the ledger."""
     for name in ("east", "west"):
         offer(boxes[name])
-    courier = start(lambda site, peer: Dead(Path()) if peer == "south" else way_to(site, peer))
+    dead = Dead(Path())
+    courier = start(lambda site, peer: dead if peer == "south" else way_to(site, peer))
     exchange(courier)
     handed_out(courier, 2)
-    time.sleep(0.5)
+    wait_for(lambda: dead.asked > 2)
 
     exchange(courier, PEERS[:1], round=2)
 
@@ -151,15 +153,16 @@ def test_a_dead_peer_is_told_once_in_a_round_and_by_name(boxes, start):
 def test_an_earlier_round_is_not_yet(boxes, start):
     """Asked again in silence: nothing is fetched, accepted or judged; the peer's round is taken."""
     offer(boxes["south"], round=1)
-    courier = start()
+    way = Noted(boxes["south"].outbox)
+    courier = start(lambda site, peer: way)
 
     exchange(courier, ["south"], round=2)
-    time.sleep(0.5)
+    wait_for(lambda: way.asked > 2)
 
     assert courier.delivery() is None
     assert courier.messages() == []
     assert boxes["north"].last_sequence("south") == 0
-    assert [path.name for path in boxes["north"].inbox.rglob("*") if path.is_file()] == []
+    wait_for(lambda: not list(boxes["north"].inbox.iterdir()))  # what an attempt has fetched goes with it
     offer(boxes["south"], round=2)
     assert handed_out(courier, 1) == {"south": 2}
 
@@ -199,12 +202,12 @@ def test_the_next_exchange_ends_the_last_for_all_its_peers(boxes, start):
     """Also for those that it does not ask itself: one line each, and they are left alone."""
     asked: list[str] = []
 
-    class Noted(FolderTransport):
+    class Named(FolderTransport):
         def names(self) -> list[str]:
             asked.append(self.path.parent.name)
             return super().names()
 
-    courier = start(lambda site, peer: Noted(boxes[peer].outbox))
+    courier = start(lambda site, peer: Named(boxes[peer].outbox))
     exchange(courier, round=1)
     wait_for(lambda: set(asked) == set(PEERS))
 
@@ -212,7 +215,7 @@ def test_the_next_exchange_ends_the_last_for_all_its_peers(boxes, start):
 
     wait_for(lambda: len(lines(boxes["north"], verdict="failed", round=1)) == 3)
     asked.clear()
-    time.sleep(0.4)
+    wait_for(lambda: len(asked) > 3)
     assert set(asked) == {"west"}
     said = courier.messages()
     assert len(said) == 3
@@ -228,7 +231,7 @@ def test_out_of_step_the_newest_is_handed_out_and_the_older_are_dropped(boxes, s
     wait_for(lambda: len(courier._deliveries) == 3)
     newer = offer(boxes["south"])
     exchange(courier, ["south"], round=2, in_step=False)
-    wait_for(lambda: [found for found in courier._deliveries.values() if found.round == 2])
+    wait_for(lambda: [found for found in list(courier._deliveries.values()) if found.round == 2])
 
     delivery = courier.delivery()
 
@@ -290,7 +293,10 @@ def test_a_delivery_that_came_after_the_wait_can_be_dropped(boxes, start):
 class Dead(FolderTransport):
     """Cannot be reached."""
 
+    asked = 0
+
     def names(self) -> list[str]:
+        self.asked += 1
         raise TransportError("cannot connect: expected an answer, found none")
 
 
@@ -319,7 +325,7 @@ def test_a_connection_that_ends_slowly_keeps_no_peer_open(boxes, start):
 
     class Lingering(FolderTransport):
         def close(self) -> None:
-            hung_up.wait(20)
+            hung_up.wait(120)
 
     offer(boxes["south"])
     courier = start(lambda site, peer: Lingering(boxes[peer].outbox))
@@ -351,7 +357,7 @@ def test_out_of_step_a_late_answer_leaves_the_last_exchange_open(boxes, start):
 
     class Slow(FolderTransport):
         def names(self) -> list[str]:
-            next(answers, second).wait(20)
+            next(answers, second).wait(120)
             return super().names()
 
     offer(boxes["south"])
@@ -399,6 +405,7 @@ def test_a_stuck_transfer_of_the_last_round_is_cut_in_the_end(boxes, start, monk
     offer(boxes["west"])
     courier = start(lambda site, peer: silent if peer == "south" else way_to(site, peer))
     exchange(courier, ["south"], in_step=False)
+    wait_for(silent.asked.is_set)
     time.sleep(0.5)
     assert not silent.closed.is_set()
 
@@ -434,10 +441,11 @@ def test_a_round_of_gossip_that_is_ordered_again_waits_calmly(boxes, start):
     exchange(courier, ["south"], round=3, in_step=False)
     handed_out(courier, 1)
     courier.stop()
-    again = start()
+    way = Noted(boxes["south"].outbox)
+    again = start(lambda site, peer: way if peer == "south" else way_to(site, peer))
 
     exchange(again, ["south"], round=3, in_step=False)
-    time.sleep(0.5)
+    wait_for(lambda: way.asked > 2)
 
     assert again.messages() == []
     assert again.delivery() is None
@@ -569,7 +577,7 @@ def test_a_dismissed_worker_takes_the_next_order():
     wait_for(lambda: worker._busy)
     assert not worker.is_behind()
     worker.stop()
-    worker.join(5)
+    worker.join(60)
 
     assert done == ["first True", "second True"]
 
@@ -597,11 +605,12 @@ done = int(checkpoint.read_text()) if checkpoint.exists() else 0
 for round_ in range(done + 1, int(rounds) + 1):
     time.sleep(pause_seconds)
     courier.exchange(write_payload(site.folder), replace(FACTS, round=round_), peers, round_)
-    met, deadline = {}, time.monotonic() + wait_seconds
+    met, deadline = {}, time.monotonic() + 100
     while len(met) < len(peers) and time.monotonic() < deadline:
         if delivery := courier.delivery():
             mailbox.accept(delivery)
             met[delivery.peer] = delivery.manifest.round
+            deadline = time.monotonic() + wait_seconds
         time.sleep(0.01)
     if round_ == killed_in:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -617,9 +626,12 @@ mailbox.close()
 
 
 def start_site(
-    site: Site, wait_seconds: float = 60, pause_seconds: float = 0, rounds: int = 4, killed_in: int = 0
+    site: Site, wait_seconds: float = 100, pause_seconds: float = 0, rounds: int = 4, killed_in: int = 0
 ) -> subprocess.Popen:
-    """A training in step in a process of its own; it tells a line for each round."""
+    """A training in step in a process of its own; it tells a line for each round.
+
+    After each peer that came, the next one is waited for ``wait_seconds``.
+    """
     paths = [str(Path(peer_sync.__file__).parent.parent), str(Path(__file__).parent)]
     words = [str(word) for word in (site.path, wait_seconds, pause_seconds, rounds, killed_in)]
     return subprocess.Popen(
@@ -655,7 +667,7 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     """Exit codes and standard error."""
     for process in processes:
         process.stdin.close()
-    codes = [process.wait(60) for process in processes]
+    codes = [process.wait(100) for process in processes]
     errors = [process.stderr.read() for process in processes]
     for process in processes:
         process.stdout.close()
@@ -671,7 +683,7 @@ def running() -> Iterator[list[subprocess.Popen]]:
     for process in begun:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def test_three_processes_stay_in_step_over_their_own_servers(tmp_path, running):
@@ -716,7 +728,7 @@ def test_a_site_killed_in_a_round_repeats_it_at_once(tmp_path, running):
     running.append(killed)
     begin(*running)
     assert told(killed) == ["1 east:1 north:1"]
-    assert killed.wait(10) == -signal.SIGKILL
+    assert killed.wait(60) == -signal.SIGKILL
     killed.communicate()
 
     running[-1] = start_site(sites["south"])

@@ -464,7 +464,7 @@ def test_one_process_at_a_time(north):
     environment = {**os.environ, "PYTHONPATH": str(Path(peer_sync.__file__).parent.parent)}
 
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, str(north.site.path)], env=environment, capture_output=True, timeout=30
+        [sys.executable, "-c", OPEN, str(north.site.path)], env=environment, capture_output=True, timeout=100
     )
 
     assert b"used by another running training" in done.stderr
@@ -610,7 +610,7 @@ def test_our_full_disk_is_said_to_be_ours(north, south):
         north.collect("south", Full(south.outbox), PLANS, SCHEMA, SIZES, 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(["manifest", "signature", "payload"]), position=st.integers(0), bit=st.integers(0, 7)
 )

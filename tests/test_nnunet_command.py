@@ -25,7 +25,7 @@ TRAINER = "nnUNetTrainerGML_quick"
 VARIANT = f"""
 import time
 import torch
-from nnunet_kit import wait_for_delivery
+from nnunet_kit import wait_for_arrival
 from nnunet_gml import trust
 from nnunet_gml.learning import GossipTrainer
 
@@ -46,7 +46,7 @@ class {TRAINER}(GossipTrainer):
 
     def on_epoch_start(self):
         if self.current_epoch == 2 and not self.restored:
-            wait_for_delivery(self.exchange.site)
+            wait_for_arrival(self.exchange)
         time.sleep(self.seconds)
         super().on_epoch_start()
 

@@ -47,7 +47,7 @@ def command_in(page: Path, start: str) -> str:
 
 
 def shell(command: str, folder: Path) -> str:
-    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, timeout=30)
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
 
@@ -152,7 +152,7 @@ def stocked(stock) -> Iterator[dict[str, Mailbox]]:
 def guest(stock, stocked) -> Iterator[paramiko.Transport]:
     """North, logged in with a client that tries everything."""
     transport = paramiko.Transport(("127.0.0.1", stock.port))
-    transport.start_client(timeout=10)
+    transport.start_client(timeout=60)
     key = paramiko.Ed25519Key(filename=str(stock.sites["north"].private_key))
     transport.auth_publickey(stock.user, key)
     yield transport
@@ -309,7 +309,7 @@ def sftp(site: Site, peer: Site, batch: str, folder: Path) -> subprocess.Complet
         input=batch.encode(),
         cwd=folder,
         capture_output=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nnunet_kit import folders, offer_like_a_peer, sites_for, use_folders
 
-from nnunet_gml.simulation.loopback import free_ports
 from peer_sync.site import SITE_VARIABLE
 
 
@@ -35,18 +34,21 @@ def _train(data: Path, folder: Path, monkeypatch, **more: str) -> tuple[list[dic
         **folders(data, folder / "results"),
         "nnUNet_n_proc_DA": "0",
         "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
         "RANKS_OUT": str(folder),
         SITE_VARIABLE: str(sites["north"].path),
         **more,
     }
-    (port,) = free_ports(1)
     logs = [folder / f"rank-{rank}.log" for rank in range(2)]
-    processes = [_start([data, rank, port], environment, log) for rank, log in enumerate(logs)]
+    processes = [
+        _start([data, rank, folder / "rendezvous"], environment, log) for rank, log in enumerate(logs)
+    ]
     try:
         codes = [process.wait(timeout=200) for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     said = [log.read_text() for log in logs]
     assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], said

@@ -64,19 +64,33 @@ def test_a_changed_file_is_taken_once(sites):
     )
 
 
-def test_a_file_that_is_still_being_written_is_waited_for(sites):
+def test_a_file_that_is_still_being_written_is_waited_for(sites, monkeypatch):
     """Half of it is good TOML and names two of three sites: nobody is left out for that."""
+    clock = Clock()
+    monkeypatch.setattr(renewal, "time", clock)
     looking, path = Renewal(sites["north"]), federation_of(sites).path
     whole = path.read_text() + "\n# changed\n"
     half = whole[: whole.rindex("[[sites]]")]
     for text in ("", half, whole[:-20]):
         path.write_text(text)
         assert looking.look() is None
-        time.sleep(0.15)
+        clock.sleep(0.15)
         assert looking.look() is None
     path.write_text(whole)
 
     assert len(looking.settled().federation.members) == 3
+
+
+class Clock:
+    """Time that passes only in pauses."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_a_file_that_is_gone_for_a_moment_is_waited_for(sites):
@@ -189,7 +203,7 @@ def test_a_removed_sites_key_opens_nothing_any_more(running):
 
         founding.remove(federation_of(running).path, ["south"])
 
-        wait_for(lambda: ended._closed, 10)
+        wait_for(lambda: ended._closed)
         south.close()
         with pytest.raises(LoginError):
             south.names()
@@ -211,7 +225,7 @@ def test_an_added_site_is_let_in_by_a_server_that_runs(tmp_path):
 
         founding.add(path, [south])
 
-        assert wait_for(lambda: listed(way), 10) == [[]]
+        assert wait_for(lambda: listed(way)) == [[]]
 
 
 def listed(way) -> list:
@@ -229,7 +243,7 @@ def test_a_damaged_file_shuts_nobody_out(running):
     path.write_text(path.read_text().replace("[[sites]]", "[[sites", 1))
     log = running["north"].folder / "server.log"
 
-    wait_for(lambda: "is not taken, version 1 goes on" in log.read_text(), 10)
+    wait_for(lambda: "is not taken, version 1 goes on" in log.read_text())
 
     with closing(way_to(running["south"], "north")) as way:
         assert way.names() == []

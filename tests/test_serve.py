@@ -52,11 +52,11 @@ def test_serve_shows_logins_and_downloads_until_it_is_ended(south, served_sites,
         assert way.get(NAME, tmp_path / "target", 1000) == 1000
         way.close()
         process.send_signal(end)
-        _, shown = process.communicate(timeout=20)
+        _, shown = process.communicate(timeout=100)
 
     assert process.returncode == 0
     assert "127.0.0.1 north: logged in\n" in shown
-    assert f"127.0.0.1 north: read {NAME}: 1000 bytes in 0.0" in shown
+    assert f"127.0.0.1 north: read {NAME}: 1000 bytes in " in shown
     assert "opened" not in shown
     assert set(shown.splitlines()) < set((south.folder / "server.log").read_text().splitlines())
 
@@ -109,6 +109,7 @@ def test_a_training_leaves_the_outbox_to_serve_and_takes_over_after_it(south, tm
         assert (keeper.check(), keeper.process) == (ELSEWHERE, None)
         assert keeper.check() == ""
         process.kill()
+        process.wait(60)
 
     assert keeper.check() == TAKEN_OVER
     assert keeper.process.running
@@ -122,7 +123,7 @@ def test_a_training_starts_its_server_again(south):
     keeper = Keeper(south)
     assert keeper.check() == ""
     os.kill(keeper.process.pid, signal.SIGKILL)
-    keeper.process._process.wait(10)
+    keeper.process._process.wait(60)
 
     assert keeper.check() == AGAIN
     assert keeper.process.running

@@ -45,12 +45,16 @@ def south(served_sites, server):
 
 
 @pytest.fixture
-def strict(served_sites):
-    """The same with little patience and little room."""
+def strict(served_sites, request):
+    """The same with other limits."""
     fill(served_sites["south"])
-    limits = Limits(login_seconds=1, idle_seconds=1, total=6, per_address=3)
-    with running_server(Server(served_sites["south"], limits)):
+    with running_server(Server(served_sites["south"], request.param)):
         yield served_sites["south"]
+
+
+def limited(**limits):
+    """A test whose server has these limits, and those of earnest else."""
+    return pytest.mark.parametrize("strict", [Limits(**limits)], indirect=True, ids=[""])
 
 
 @pytest.fixture
@@ -65,9 +69,9 @@ def process(served_sites):
 @contextmanager
 def logged_in(site, key: Path):
     """A raw connection of a peer."""
-    transport = paramiko.Transport(socket.create_connection(site.listen, timeout=5))
+    transport = paramiko.Transport(socket.create_connection(site.listen, timeout=60))
     try:
-        transport.start_client(timeout=10)
+        transport.start_client(timeout=60)
         transport.auth_publickey("anyone", paramiko.Ed25519Key(filename=str(key)))
         yield transport
     finally:
@@ -85,7 +89,7 @@ def can_read(site, key: Path) -> bool:
         return sftp.open(NAME).read(3) == b"xxx"
 
 
-def ends(look, seconds: float = 6) -> bool:
+def ends(look, seconds: float = 60) -> bool:
     """Whether ``look`` gets true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -110,7 +114,7 @@ def hung_up(sock: socket.socket) -> bool:
 
 def offered(site) -> list[str]:
     """The ten lists of algorithms in the server's first packet."""
-    with socket.create_connection(site.listen, timeout=5) as sock:
+    with socket.create_connection(site.listen, timeout=60) as sock:
         sock.sendall(b"SSH-2.0-anybody\r\n")
         stream = sock.makefile("rb")
         assert stream.readline().startswith(b"SSH-2.0-")
@@ -214,34 +218,38 @@ def test_31_idle_sockets_starve_nobody(south, served_sites, greeting):
         assert can_read(south, key_of(served_sites))
 
 
+@limited(login_seconds=3)
 def test_who_stops_after_the_key_exchange_is_sent_away(strict):
     """The stock recipe keeps such a connection for ever."""
-    transport = paramiko.Transport(socket.create_connection(strict.listen, timeout=5))
-    transport.start_client(timeout=10)
+    transport = paramiko.Transport(socket.create_connection(strict.listen, timeout=60))
+    transport.start_client(timeout=60)
 
     assert ends(lambda: not transport.is_active())
     transport.close()
 
 
+@limited(login_seconds=1)
 def test_who_sends_only_a_greeting_is_sent_away(strict):
     """So is who sends a byte now and then."""
     with socket.create_connection(strict.listen) as quiet, socket.create_connection(strict.listen) as slow:
         quiet.sendall(b"SSH-2.0-x\r\n")
-        deadline = time.monotonic() + 6
-        while time.monotonic() < deadline and not hung_up(slow):
+
+        def look() -> bool:
             with suppress(OSError):
                 slow.sendall(b"S")
+            return hung_up(slow)
 
-        assert hung_up(slow)
-        assert hung_up(quiet)
+        assert ends(look)
+        assert ends(lambda: hung_up(quiet))
 
 
+@limited(login_seconds=3)
 def test_a_known_key_that_is_only_shown_does_not_stop_the_clock(strict, served_sites):
     """Public keys are public."""
     known = served_sites["north"].member.public_key.split()[:2]
-    with socket.create_connection(strict.listen, timeout=5) as sock:
+    with socket.create_connection(strict.listen, timeout=60) as sock:
         transport = paramiko.Transport(sock)
-        transport.start_client(timeout=10)
+        transport.start_client(timeout=60)
         asked = paramiko.Message()
         asked.add_byte(b"\x05")
         asked.add_string("ssh-userauth")
@@ -260,12 +268,14 @@ def test_a_known_key_that_is_only_shown_does_not_stop_the_clock(strict, served_s
         transport.close()
 
 
+@limited(idle_seconds=2)
 def test_neither_keepalives_nor_half_a_request_are_activity(strict, served_sites):
     """A logged-in peer that asks for nothing loses its place all the same."""
     with logged_in(strict, key_of(served_sites)) as transport:
         channel = transport.open_session()
         channel.invoke_subsystem("sftp")
-        channel.sendall(struct.pack(">I", 60_000))
+        with suppress(OSError):
+            channel.sendall(struct.pack(">I", 60_000))
 
         def look() -> bool:
             with suppress(EOFError, OSError):
@@ -276,12 +286,13 @@ def test_neither_keepalives_nor_half_a_request_are_activity(strict, served_sites
         assert ends(look)
 
 
+@limited(total=6, per_address=3)
 def test_one_address_has_few_connections(strict, served_sites):
     """Peers that logged in stay; who comes too late is turned away, whoever it is."""
     with ExitStack() as stack:
         inside = [stack.enter_context(logged_in(strict, key_of(served_sites))) for _ in range(3)]
         with socket.create_connection(strict.listen) as late:
-            assert ends(lambda: hung_up(late), 1)
+            assert ends(lambda: hung_up(late), 20)  # sooner than who does not log in
 
         assert all(transport.is_active() for transport in inside)
 
@@ -352,9 +363,10 @@ def test_the_server_allows_itself_descriptors_for_all_its_limits(served_sites):
 def test_the_folder_has_the_time_of_the_servers_clock(south, served_sites):
     """Its peers measure with it how far clocks are apart."""
     with logged_in(south, key_of(served_sites)) as transport:
+        before = int(time.time())
         found = paramiko.SFTPClient.from_transport(transport).stat("/").st_mtime
 
-    assert abs(found - time.time()) < 5
+        assert before <= found <= time.time()
 
 
 def test_keys_are_exchanged_anew_within_a_transfer(south, served_sites, tmp_path, monkeypatch):

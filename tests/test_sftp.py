@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import hostile_kit
 import paramiko
 import pytest
-from courier_kit import free_port
+from courier_kit import free_port, wait_for
 from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,13 +31,14 @@ NAME = payload_name(1, "a" * 64)
 needs_ssh = pytest.mark.skipif(SSH is None, reason="ssh is not installed")
 CARRIERS = ["paramiko", pytest.param("ssh", marks=needs_ssh)]
 HASTE = Patience(connect_seconds=1, login_seconds=2, silence_seconds=1, deadline_seconds=3)
+"""For servers that do not answer; whoever does answer is given the usual time."""
 
 
 @pytest.fixture
 def transport(served_sites, server):
     """North's way to south's embedded server."""
     south = served_sites["south"].member
-    made = SftpTransport(south.address, south.host_key, served_sites["north"].private_key, "north", HASTE)
+    made = SftpTransport(south.address, south.host_key, served_sites["north"].private_key, "north")
     yield made
     made.close()
 
@@ -66,7 +67,7 @@ def test_another_host_key_is_refused_before_login(tmp_path, served_sites, server
     """Both keys are named, and it is no failure that passes."""
     other = generate_key(tmp_path / "other")
     transport = SftpTransport(
-        served_sites["south"].member.address, other, served_sites["north"].private_key, "north", HASTE
+        served_sites["south"].member.address, other, served_sites["north"].private_key, "north"
     )
 
     with pytest.raises(RejectedError, match="host key of sftp://") as caught:
@@ -79,7 +80,7 @@ def test_a_key_the_server_does_not_know_cannot_log_in(tmp_path, served_sites, se
     """The hint says whose key is unknown to whom."""
     generate_key(tmp_path / "stranger")
     south = served_sites["south"].member
-    transport = SftpTransport(south.address, south.host_key, tmp_path / "stranger", "north", HASTE)
+    transport = SftpTransport(south.address, south.host_key, tmp_path / "stranger", "north")
 
     with pytest.raises(LoginError, match="login as 'north'") as caught:
         transport.names()
@@ -98,7 +99,7 @@ def test_nobody_listening_is_a_failure_that_passes(tmp_path, served_sites):
     """The message names address and reason."""
     south, port = served_sites["south"].member, free_port()
     transport = SftpTransport(
-        f"sftp://127.0.0.1:{port}", south.host_key, served_sites["north"].private_key, "north", HASTE
+        f"sftp://127.0.0.1:{port}", south.host_key, served_sites["north"].private_key, "north"
     )
 
     with pytest.raises(TransportError, match=f":{port}: expected an answer, found Connection refused"):
@@ -115,7 +116,7 @@ def test_a_server_that_never_speaks_is_left(served_sites, deaf_port):
 
     with pytest.raises(TransportError):
         transport.names()
-    assert time.monotonic() - started < 2 * HASTE.deadline_seconds
+    assert time.monotonic() - started < 60
 
 
 def test_a_call_has_a_deadline(monkeypatch, served_sites, server, tmp_path):
@@ -132,20 +133,33 @@ def test_a_call_has_a_deadline(monkeypatch, served_sites, server, tmp_path):
 
 def test_a_call_that_ends_just_too_late_leaves_no_dead_connection(monkeypatch, served_sites, server):
     """It has its result all the same, and the next call connects afresh."""
-    with way_to(served_sites, served_sites["south"].listen[1], Patience(deadline_seconds=1)) as transport:
+    patience = Patience(deadline_seconds=5)
+    with way_to(served_sites, served_sites["south"].listen[1], patience) as transport:
+        assert transport.names() == []
+        first = transport._connection
         with monkeypatch.context() as patch:
-            patch.setattr(session.BoundedClient, "listing", lambda *_: time.sleep(1.5) or [])
+            patch.setattr(
+                session.BoundedClient, "listing", lambda *_: wait_for(lambda: has_ended(first)) and []
+            )
             assert transport.names() == []
 
         assert transport.names() == []
 
 
-def test_silence_is_a_failure(monkeypatch, served_sites, transport, tmp_path):
+def has_ended(connection: ParamikoConnection) -> bool:
+    """Whether the watchdog has closed it."""
+    return not connection._client.get_channel().get_transport().is_active()
+
+
+def test_silence_is_a_failure(monkeypatch, served_sites, server, tmp_path):
     """No packet for longer than agreed."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
     monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(1.8) or b"x")
 
-    with pytest.raises(TransportError):
+    with (
+        way_to(served_sites, served_sites["south"].listen[1]) as transport,
+        pytest.raises(TransportError),
+    ):
         transport.get(NAME, tmp_path / "target", 10)
 
 
@@ -174,13 +188,19 @@ def test_short_answers_are_put_together(monkeypatch, served_sites, transport, tm
 def test_close_from_another_thread_ends_a_transfer(monkeypatch, served_sites, transport, tmp_path):
     """The courier stops in time."""
     (served_sites["south"].folder / "outbox" / NAME).write_bytes(b"x" * 10)
-    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: time.sleep(2) or b"x")
+    asked, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr("peer_sync.server.served.read_at", lambda *_: asked.set() or closed.wait(20) or b"x")
     started = time.monotonic()
-    threading.Timer(0.5, transport.close).start()
 
+    def close() -> None:
+        asked.wait(60)
+        transport.close()
+
+    threading.Thread(target=close, daemon=True).start()
     with pytest.raises(TransportError):
         transport.get(NAME, tmp_path / "target", 10)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
+    closed.set()
 
 
 def test_the_strong_ciphers_are_agreed_on(transport):
@@ -294,7 +314,7 @@ def refusal(served_sites, reply, carrier: str = "paramiko") -> tuple[str, float]
     started = time.monotonic()
     with (
         hostile_kit.hostile_server(str(served_sites["south"].host_key), reply) as port,
-        way_to(served_sites, port, Patience(deadline_seconds=20), carrier) as transport,
+        way_to(served_sites, port, Patience(deadline_seconds=200), carrier) as transport,
         pytest.raises(TransportError) as caught,
     ):
         transport.names()
@@ -316,7 +336,7 @@ def test_an_answer_out_of_bounds_ends_the_call(served_sites, reply, found, carri
     message, seconds = refusal(served_sites, reply, carrier)
 
     assert found in message
-    assert seconds < 10
+    assert seconds < 100
 
 
 def test_a_servers_text_cannot_forge_our_log(served_sites):

@@ -51,7 +51,7 @@ class Pair:
         facts = replace(self.facts, round=round_)
         return self.south.begin_round(self.network, lambda t: replace(facts, dtype=t), round_, ("north",))
 
-    def fetch(self, round_, seconds=20.0):
+    def fetch(self, round_, seconds=60.0):
         """What north gets of south; None if it is refused, or nobody is there."""
         facts = replace(self.facts, round=round_)
         self.north.begin_round(
@@ -131,7 +131,7 @@ def test_who_is_away_is_not_there(pair):
     first = two.fetch(1)
     away = [two.offer(round_) for round_ in (2, 3)]
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address, timeout=5)
+        socket.create_connection(address, timeout=60)
     missed = two.fetch(3, seconds=2)
     nothing = two.south.receive(two.network), two.south.open_peers(), two.south.renewed()
     two.offer(4)
@@ -147,7 +147,7 @@ def test_a_training_continued_while_its_site_is_away_stays_away(pair):
     two = pair("south=away:2-3", served=True, round_=2)
 
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", two.sites["south"].listen[1]), timeout=5)
+        socket.create_connection(("127.0.0.1", two.sites["south"].listen[1]), timeout=60)
 
 
 @pytest.mark.parametrize(("fault", "meetings"), [("north=away:1", 0), ("south=away:1", 1)])

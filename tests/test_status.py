@@ -93,7 +93,7 @@ def test_a_failed_attempt_is_not_a_sign_of_life(book):
 
     peer = read_status(book.site).peers["south"]
 
-    assert peer.last_seen is not None and NOW - peer.last_seen > timedelta(hours=49)
+    assert peer.last_seen is not None and datetime.now(UTC) - peer.last_seen > timedelta(hours=49)
     assert (peer.round, peer.sequence, peer.failed) == (9, 1, 1)
 
 

@@ -18,7 +18,7 @@ def pair(phantom_data, tmp_path):
         site.end()
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1500)
 def test_a_killed_site_stops_nobody_and_comes_back(pair):
     """Both exchange over SFTP; south is killed; north finishes; south continues with --c and finishes."""
     north, south = pair
@@ -30,9 +30,9 @@ def test_a_killed_site_stops_nobody_and_comes_back(pair):
     south.process.send_signal(signal.SIGKILL)
     south.process.wait()
     offered = max(line["sequence"] for line in south.ledger() if line["event"] == "offer")
-    assert north.process.wait(timeout=200) == 0, north.said()[-3000:]
+    assert north.process.wait(timeout=400) == 0, north.said()[-3000:]
     south.start("--c")
-    assert south.process.wait(timeout=200) == 0, south.said()[-3000:]
+    assert south.process.wait(timeout=400) == 0, south.said()[-3000:]
 
     for site in pair:
         assert list(site.results.rglob("checkpoint_final.pth")), site.said()[-3000:]
