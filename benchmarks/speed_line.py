@@ -50,8 +50,8 @@ class CountedSocket:
 
     def sendall(self, data: bytes) -> None:
         """As a socket does."""
-        self._sock.sendall(data)
         self._counts.add("to_client", len(data))
+        self._sock.sendall(data)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the socket's own
         return getattr(self._sock, name)

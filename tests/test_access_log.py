@@ -110,6 +110,7 @@ def test_a_stranger_cannot_fill_the_log(logged, served_sites):
         with socket.create_connection(served_sites["south"].listen) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n2026 127.0.0.1 north: logged in\r\n\x1b[2J\r\n")
     connect(served_sites["south"], served_sites["north"].private_key)
+    wait_for(lambda: re.search(r"^\S+ 127\.0\.0\.1 north: logged in$", log_of(served_sites["south"]), re.M))
     lines = logged()
 
     assert "127.0.0.1 north: logged in" in lines

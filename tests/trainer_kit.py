@@ -83,9 +83,10 @@ def log_of(trainer) -> str:
 
 
 def ledger(trainer) -> list[dict]:
-    """The lines of the site's ledger."""
+    """The lines of the site's ledger, of offers first: a thread of its own publishes them."""
     path = trainer.exchange.site.folder / "ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return sorted(lines, key=lambda line: line["event"] != "offer")
 
 
 def same_weights(a, b) -> bool:
