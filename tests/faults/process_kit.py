@@ -57,7 +57,6 @@ def kill_many(work: str, folder: Path, moments: int | str) -> int:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=280,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stderr == ""

@@ -22,7 +22,11 @@ MOMENTS = (0, 900, 2500, 60_000, 700_000)
 
 FEW_LINES = 30
 LINES = pytest.mark.parametrize(
-    "lines", [pytest.param(120, id="some lines"), pytest.param(0, id="every line", marks=pytest.mark.slow)]
+    "lines",
+    [
+        pytest.param(120, id="some lines"),
+        pytest.param(0, id="every line", marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+    ],
 )
 
 

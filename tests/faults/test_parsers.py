@@ -22,7 +22,6 @@ def fuzzed(parser: str, folder: Path, record_property) -> dict[str, int]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=280,
     )
     assert ended.returncode == 0, ended.stderr[-5000:]
     found = json.loads(ended.stdout)

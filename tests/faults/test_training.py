@@ -98,7 +98,7 @@ def test_trainings_go_on(tmp_path, trainings, way, south_server):
     impostor.stop()
 
     for training in trainings:
-        assert training.process.wait(timeout=240) == 0, training.said()[-3000:]
+        assert training.process.wait(timeout=400) == 0, training.said()[-3000:]
         assert f"Epoch {EPOCHS - 1}" in training.said()
         (final,) = training.results.rglob("checkpoint_final.pth")
         assert torch.load(final, weights_only=False)["trainer_name"] == "nnUNetTrainer"
