@@ -26,8 +26,9 @@ at north
 nnunet-gml federation add gml/federation.toml ../south/gml/south.card
 hand_out gml/federation.toml east south
 
-# The servers of north and east notice the new file by themselves
+# The servers of north and east notice the new file by themselves, within seconds
 serve south
+until_known south north
 adopt south north
 begin south
 begin north --c

@@ -86,6 +86,16 @@ serve() {
   done
 }
 
+# until_known SITE PEER: wait until the peer's server has noticed that federation.toml has this site now, and lets it in
+until_known() {
+  local tries=0
+  at "$1"
+  until nnunet-gml doctor --peer "$2" > doctor.log || grep -q "^ok  *login" doctor.log; do
+    ((++tries < 30)) || { cat doctor.log; exit 1; }
+    sleep 1
+  done
+}
+
 # begin SITE [--c]: train, beside the others
 begin() {
   at "$1"
