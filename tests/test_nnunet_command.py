@@ -174,6 +174,7 @@ def test_validation_probabilities_and_pretrained_weights(stock):
     site.environment = with_site
     pretrained = fold.with_name("pretrained.pth")
     shutil.copyfile(fold / "checkpoint_final.pth", pretrained)
+    offer_like_a_peer(site.sites["south"], site.data, CONFIGURATION)
     said = site.run(CONFIGURATION, "all", "-pretrained_weights", str(pretrained))
     assert "Loading pretrained weights from file" in said
 
