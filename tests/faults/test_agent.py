@@ -16,6 +16,7 @@ from peer_sync.mailbox import TRAINS, Mailbox
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_agent_is_killed_anywhere(memory_path, record_property):
     """The agent (nnunet-gml sync) is killed while it collects, once before each line of code.
 
