@@ -11,7 +11,9 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 PIECE_BYTES = 64 * 1024
 QUEUED_PIECES = 512
@@ -70,18 +72,32 @@ def carry(listener: socket.socket, port: int, delay_seconds: float, bytes_per_se
         Line(far, near, delay_seconds, bytes_per_second).start()
 
 
-def main() -> int:
-    """Listen, and carry until standard input closes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+@contextmanager
+def at_work(
+    description: str | None, seen_by: Callable[[socket.socket], Any] = lambda listener: listener
+) -> Iterator[None]:
+    """Listen as the command line asks for, say where, and carry in the background.
+
+    Args:
+        description: of the program.
+        seen_by: what stands between the listener and `carry`.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("port", type=int, help="where connections are led to, on this machine")
     parser.add_argument("--round-trip", type=float, required=True, metavar="SECONDS")
     parser.add_argument("--capacity", type=float, required=True, metavar="BYTES_PER_SECOND")
     arguments = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        work = (listener, arguments.port, arguments.round_trip / 2, arguments.capacity)
+        work = (seen_by(listener), arguments.port, arguments.round_trip / 2, arguments.capacity)
         threading.Thread(target=carry, args=work, daemon=True).start()
         sys.stdout.write(f"listening on {listener.getsockname()[1]}\n")
         sys.stdout.flush()
+        yield
+
+
+def main() -> int:
+    """Carry until standard input closes."""
+    with at_work(__doc__):
         sys.stdin.read()
     return 0
 

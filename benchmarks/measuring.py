@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 CHUNK_BYTES = 1 << 20
 MEGABYTE = 1e6
@@ -68,6 +71,23 @@ def memory_mib(pid: int, what: str) -> float:
             if line.startswith(f"{what}:"):
                 kibibytes += int(line.split()[1])
     return kibibytes / MEBIBYTE_KIB
+
+
+def told(words: Sequence[str], variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The JSON object that a program says in its last line.
+
+    Args:
+        words: the program, and what it is given.
+        variables: its environment; None: ours.
+
+    Raises:
+        RuntimeError: it failed; with what it wrote last.
+    """
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{words} ended with {done.returncode}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def same_content(one: Path, other: Path) -> bool:

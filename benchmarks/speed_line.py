@@ -6,7 +6,6 @@ passed so far, and works until standard input closes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import socket
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from delay_proxy import carry
+from delay_proxy import at_work
 
 
 class Counts:
@@ -103,19 +102,9 @@ def line_to(port: int, round_trip_seconds: float = 0.0, bytes_per_second: float 
 
 
 def main() -> int:
-    """Listen, carry and count until standard input closes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("port", type=int, help="where connections are led to, on this machine")
-    parser.add_argument("--round-trip", type=float, required=True, metavar="SECONDS")
-    parser.add_argument("--capacity", type=float, required=True, metavar="BYTES_PER_SECOND")
-    arguments = parser.parse_args()
+    """Carry and count until standard input closes; each line of it asks for the counts."""
     counts = Counts()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        work = (CountedListener(listener, counts), arguments.port)
-        line = (arguments.round_trip / 2, arguments.capacity)
-        threading.Thread(target=carry, args=(*work, *line), daemon=True).start()
-        sys.stdout.write(f"listening on {listener.getsockname()[1]}\n")
-        sys.stdout.flush()
+    with at_work(__doc__, lambda listener: CountedListener(listener, counts)):
         for _ in sys.stdin:
             sys.stdout.write(json.dumps(counts.passed) + "\n")
             sys.stdout.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measuring import figures
+from measuring import figures, told
 from speed_plans import SIZES, plan
 from speed_settings import Settings, continued, span, verdict
 
@@ -126,12 +125,7 @@ def tasks(settings: Settings, size: str) -> dict[str, Task]:
 
 def ask(task: Task) -> dict[str, Any]:
     """Do a task in a process of its own. Raises RuntimeError with what it wrote last."""
-    words = [sys.executable, str(WORKER), json.dumps(asdict(task))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{task} ended with {done.returncode}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return told([sys.executable, str(WORKER), json.dumps(asdict(task))])
 
 
 def seconds_in(row: Mapping[str, Any], names: Sequence[str]) -> float:

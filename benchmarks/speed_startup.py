@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import figures
+from measuring import figures, told
 from payload_page import table
 from speed_settings import Settings, span, verdict
 
@@ -79,12 +79,12 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
     variables = {**os.environ, "nnUNet_extTrainer": str(trainers_folder())}
     for trainer in TRAINERS:
-        runs[f"look-up of {trainer}"] = partial(told, [sys.executable, "-c", LOOK_UP, trainer], variables)
+        runs[f"look-up of {trainer}"] = partial(started, [sys.executable, "-c", LOOK_UP, trainer], variables)
     variables = prepared(folder)
     for trainer in TRAINERS:
         words = ["901", "3d_small", "0", "-tr", trainer, "-device", settings.device]
         runs[f"first step of {trainer}"] = partial(
-            told, [sys.executable, "-c", FIRST_STEP, *words], variables
+            started, [sys.executable, "-c", FIRST_STEP, *words], variables
         )
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in runs}
     for repetition in range(settings.repetitions + 1):
@@ -108,14 +108,9 @@ def timed(words: Sequence[str]) -> dict[str, float]:
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime}
 
 
-def told(words: Sequence[str], variables: Mapping[str, str]) -> dict[str, float]:
-    """The seconds that a command says itself, in its last line. Raises RuntimeError if it fails."""
-    variables = {**variables, "SPEED_START": str(time.time())}
-    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{words} ended with {done.returncode}: {done.stderr[-2000:]}")
-    seconds: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return seconds
+def started(words: Sequence[str], variables: Mapping[str, str]) -> dict[str, float]:
+    """The seconds that a command says itself; it is told when it was started."""
+    return told(words, {**variables, "SPEED_START": str(time.time())})
 
 
 def prepared(folder: Path) -> dict[str, str]:

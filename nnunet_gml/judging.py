@@ -38,6 +38,11 @@ class JudgingTrainer(FederatedTrainer):
         self.trust_memory = TrustMemory(self.trust_smoothing)
         self.trust_memory.restore(self.restored.get("trust", {}))
 
+    def on_train_end(self) -> None:
+        """The patches are not needed any longer."""
+        super().on_train_end()
+        del self.gate_list
+
     def state(self, filename: str) -> dict[str, Any]:
         """Also the trust in each peer, and what the peers are compared on."""
         return {**super().state(filename), "trust": self.trust_memory.state(), "gate": self.gate_digest}

@@ -105,7 +105,7 @@ class GossipTrainer(JudgingTrainer):
         """A peer that is still here leaves no trace in the final checkpoint."""
         self.let_peer_go("none")
         super().on_train_end()
-        del self.peer_network, self.gate_list
+        del self.peer_network
 
     def state(self, filename: str) -> dict[str, Any]:
         """Also the peer that is here, in the latest checkpoint."""

@@ -109,7 +109,7 @@ def test_a_command_that_fails_is_not_timed(bench):
     with pytest.raises(RuntimeError, match="ended with 3"):
         module.timed([sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(RuntimeError, match="wrong"):
-        module.told([sys.executable, "-c", "raise SystemExit('wrong')"], {})
+        module.started([sys.executable, "-c", "raise SystemExit('wrong')"], {})
 
 
 def test_the_command_ends_after_its_first_step(bench, tmp_path):
@@ -126,7 +126,7 @@ def test_the_command_ends_after_its_first_step(bench, tmp_path):
     for folder in (tmp_path / "nnunetv2", *(tmp_path / "nnunetv2").rglob("*/")):
         (folder / "__init__.py").touch()
 
-    seconds = module.told([sys.executable, "-c", module.FIRST_STEP], {"PYTHONPATH": str(tmp_path)})
+    seconds = module.started([sys.executable, "-c", module.FIRST_STEP], {"PYTHONPATH": str(tmp_path)})
 
     assert seconds["wall"] > 0 and seconds["cpu"] > 0
 

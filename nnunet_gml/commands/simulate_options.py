@@ -20,6 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RAW_DATASET",
         help="folder of a raw dataset (DatasetXXX_Name) with held-out cases; one per site, or one to --split",
     )
+    _add_arm_arguments(parser)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--iterations", type=int, default=250, help="per epoch (default: 250)")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    seeds.add_argument(
+        "--seeds", type=int, nargs="+", help="one run for each, OUT/seed-N, and a table over all of them"
+    )
+    _add_network_arguments(parser)
+    _add_training_arguments(parser)
+    _add_data_arguments(parser)
+    _add_split_arguments(parser)
+    _add_trouble_arguments(parser)
+    _add_launcher_arguments(parser)
+    add_run_arguments(parser)
+
+
+def _add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trainer",
         action="append",
@@ -35,16 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same with a name of its own and other class attributes; `ensemble` averages all "
         "individual models' probabilities, `pooled` trains stock nnU-Net on all sites' cases in one place",
     )
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--iterations", type=int, default=250, help="per epoch (default: 250)")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    seeds.add_argument(
-        "--seeds", type=int, nargs="+", help="one run for each, OUT/seed-N, and a table over all of them"
-    )
-    _add_network_arguments(parser)
+
+
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, help="initial one, for all trainers alike")
     parser.add_argument(
         "--optimizer",
@@ -55,11 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup-epochs", type=int, help="epochs before the first exchange")
     parser.add_argument("--epochs-per-round", type=int, help="epochs from one exchange to the next")
     parser.add_argument("--mutual-epochs", type=int, help="epochs with a peer in each round")
-    _add_data_arguments(parser)
-    _add_split_arguments(parser)
-    _add_trouble_arguments(parser)
-    _add_launcher_arguments(parser)
-    add_run_arguments(parser)
 
 
 def _add_split_arguments(parser: argparse.ArgumentParser) -> None:

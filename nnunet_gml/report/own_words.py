@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
 from markupsafe import Markup
 
+from nnunet_gml.explanation import mean
 from nnunet_gml.report.blocks import Cell, Figure, Panel, Section, Table, cell, number
 from nnunet_gml.report.study import Study
 from nnunet_gml.report.svg import WIDTH, Scale, bottom_axis, drawing, left_axis, line, mark, scale_of
@@ -104,8 +104,7 @@ def _dice(words: Words, name: str) -> float:
 
 def _mean(words: Words) -> float:
     """Over the classes that the site contours and has a Dice of; nan for none."""
-    known = [dice for name in words.labelled if not math.isnan(dice := _dice(words, name))]
-    return fmean(known) if known else math.nan
+    return mean(_dice(words, name) for name in words.labelled)
 
 
 def _curves(titles: Mapping[str, str], found: Mapping[str, Sequence[Words]]) -> list[Figure]:
@@ -132,16 +131,16 @@ def _panel(title: str, told: Sequence[Words], means: Sequence[float], across: Sc
     step = math.ceil(len(told) / SHOWN_POINTS)
     every = list(zip(told, means, strict=True))
     points = every[::-1][::step][::-1]  # the last one stays
-    curve = [(across(each.round), up(mean)) for each, mean in points]
+    curve = [(across(each.round), up(dice)) for each, dice in points]
     parts = [
         left_axis(up, LEFT, RIGHT, "mean Dice (0 to 1)"),
         bottom_axis(across, TOP, BOTTOM, "round"),
         line(curve, stroke=ACCENT, class_="curve"),
     ]
     parts += [
-        mark(across(each.round), up(mean), 0, ACCENT, f"{title}, round {each.round}: {number(mean)}", 2.8)
-        for each, mean in points
-        if not math.isnan(mean)
+        mark(across(each.round), up(dice), 0, ACCENT, f"{title}, round {each.round}: {number(dice)}", 2.8)
+        for each, dice in points
+        if not math.isnan(dice)
     ]
     alt = f"Mean Dice by round that {title} says it has; at the end: {number(means[-1])}."
     return drawing(alt, *parts, height=HEIGHT)

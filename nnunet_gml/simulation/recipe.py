@@ -19,8 +19,8 @@ POOLED = "pooled"
 WITHOUT_EXCHANGE = (ENSEMBLE, POOLED)
 """Arms that are made of stock nnU-Net: every individual model together; all training cases in one place."""
 ASYNCHRONOUS, LOCK_STEP = CLOCKS = ("asynchronous", "lock-step")
-SGD, ADAM = OPTIMIZERS = ("sgd", "adam")
 """Whether gossip waits for the peer's weights of the same round."""
+SGD, ADAM = OPTIMIZERS = ("sgd", "adam")
 BEFOREHAND = ("raw", "raw-split", "raw-split.part", "raw-shifted", "jobs")
 """What a run folder may hold before there is a run."""
 
