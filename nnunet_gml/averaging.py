@@ -76,16 +76,16 @@ class FedAvgTrainer(AveragingTrainer):
         """Everybody's weights are sent for."""
         return self.own_site.federation.peers_of(self.own_site.name)
 
-    def begin_round(self, round_: int) -> str:
+    def begin_round(self, round_: int) -> None:
         """Offer ours, wait for the others', and take the mean."""
-        dtype = super().begin_round(round_)
+        super().begin_round(round_)
+        dtype = self.offered()
         arrivals = self._wait(round_) if dtype else []
         if arrivals:
             self._average(arrivals, dtype)
         if self.proximal_weight:
             self.proximal.anchor_here()
         self.save_latest()
-        return dtype
 
     def on_epoch_start(self) -> None:
         """What comes too late for its round is not used; the next round asks again."""

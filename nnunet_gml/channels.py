@@ -4,12 +4,10 @@ Weights travel in the federation's order of classes, the key ``classes`` of fede
 puts the channels of its segmentation layers into that order on the way out, and back on the way in.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-
-from nnunet_gml.tensors import named_tensors, unwrap
+from torch import Tensor
 
 SEGMENTATION_LAYERS = "decoder.seg_layers."
 """One per scale in nnU-Net's own architectures; their first dimension is the output channel."""
@@ -44,20 +42,20 @@ def class_order(classes: Sequence[str], federation_classes: Sequence[str] | None
     return tuple(classes.index(name) for name in federation_classes)
 
 
-def output_layers(network: nn.Module) -> tuple[str, ...]:
-    """Names, as in `named_tensors`, of the tensors of nnU-Net's segmentation layers.
+def output_layers(names: Iterable[str]) -> tuple[str, ...]:
+    """The tensors of nnU-Net's segmentation layers among a network's `named_tensors`.
 
     Raises:
         NotImplementedError: the architecture has no ``decoder.seg_layers``; its channels cannot be found.
     """
-    names = tuple(name for name in named_tensors(network) if name.startswith(SEGMENTATION_LAYERS))
-    if not names:
+    layers = tuple(name for name in names if name.startswith(SEGMENTATION_LAYERS))
+    if not layers:
         raise NotImplementedError(
-            f"{type(unwrap(network)).__name__} has no {SEGMENTATION_LAYERS[:-1]}, so its output "
+            f"this network has no {SEGMENTATION_LAYERS[:-1]}, so its output "
             "channels cannot be matched by name: number the classes alike at every site, or use one of "
             "nnU-Net's own architectures"
         )
-    return names
+    return layers
 
 
 def to_federation(

@@ -1,14 +1,15 @@
 """The trainer's side of the courier: offer our weights, take in a peer's; no failure stops training."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 from torch import Tensor, nn
 
 from nnunet_gml import weights
+from nnunet_gml.offering import Offering
 from nnunet_gml.renewal import check_change
 from peer_sync.courier import Courier
 from peer_sync.errors import ConfigError, PeerSyncError, RejectedError
@@ -41,12 +42,13 @@ class Comparisons:
 
     Args:
         compare: says it in a sentence, given the peer; None where nobody can.
+        tell: called with the sentence, in the background.
     """
 
-    def __init__(self, compare: Callable[[str], str] | None) -> None:
+    def __init__(self, compare: Callable[[str], str] | None, tell: Callable[[str], None]) -> None:
         self._compare = compare
+        self._tell = tell
         self._asked: set[str] = set()
-        self._found: SimpleQueue[str] = SimpleQueue()
 
     def look_at(self, peer: str, rule: str) -> None:
         """Begin a comparison if a peer was refused by the rule ``plans``."""
@@ -55,13 +57,9 @@ class Comparisons:
         self._asked.add(peer)
         Thread(target=self._run, args=(peer,), name="nnunet_gml plans", daemon=True).start()
 
-    def sentences(self) -> list[str]:
-        """What was found since the last call."""
-        return [self._found.get() for _ in range(self._found.qsize())]
-
     def _run(self, peer: str) -> None:
         if self._compare is not None:
-            self._found.put(self._compare(peer))
+            self._tell(self._compare(peer))
 
 
 class Exchange:
@@ -99,7 +97,10 @@ class Exchange:
         plans_digest = plans_digest or site.federation.plans_digest
         self._courier = kind(self._mailbox, plans_digest, self.schema_digest, weights.payload_bytes(network))
         self._renewal = Renewal(site, partial(check_change, plans_digest=plans_digest))
-        self._comparisons = Comparisons(compare if has_network else None)
+        self._news: SimpleQueue[str] = SimpleQueue()
+        self._comparisons = Comparisons(compare if has_network else None, self._news.put)
+        self._offering = Offering()
+        self._asking = Lock()
 
     def start(self) -> None:
         """Start the server and the background thread. Raises `ConfigError`."""
@@ -118,6 +119,7 @@ class Exchange:
             return None
         if site is None:
             return None
+        self.offered()
         new = self._courier.renewed(site)
         self.tell()
         self._courier = new
@@ -132,34 +134,30 @@ class Exchange:
     def begin_round(
         self,
         network: nn.Module,
-        facts: Callable[[str], Facts],
-        round_: int,
+        facts: Facts,
         peers: Sequence[str],
         least_round: int = 0,
-    ) -> str:
-        """Offer our weights and send for those of peers; returns before either is done.
+    ) -> None:
+        """Offer our weights and send for those of peers; returns as soon as ours are copied.
 
         Args:
             network: ours.
-            facts: what the manifest says, given the type in which the weights were written.
-            round_: number of the round, from 1.
+            facts: what the manifest says, but for the type in which the weights will be written.
             peers: whose weights.
             least_round: an offer of an earlier round is waited out, not taken.
-
-        Returns:
-            The type in which our weights were written; empty if nothing was offered and sent for, and
-            then the log says why.
         """
-        payload = self._mailbox.state / f".part-round-{round_}"
-        try:
-            dtype = weights.write(network, payload, self.site.payload, self._order)
-        except (weights.WeightsError, OSError) as error:
-            discard(payload)
-            self._say(f"round {round_}: nothing offered: {error}; {WITHOUT_PEER}")
-            return ""
         named = f"site {peers[0]}" if len(peers) == 1 else f"sites {', '.join(peers)}"
-        self._say(f"round {round_}: offering our weights, sending for those of {named}")
-        self._courier.exchange(payload, facts(dtype), peers, least_round)
+        self._say(f"round {facts.round}: offering our weights, sending for those of {named}")
+        ask = partial(self._offer, facts=facts, peers=peers, least_round=least_round)
+        self._offering.begin(network, ask)
+
+    def offered(self) -> str:
+        """The type in which our last weights were written, as soon as peers are sent for.
+
+        Empty if nothing was offered and sent for, and then the log says why.
+        """
+        dtype = self._offering.written()
+        self.tell()
         return dtype
 
     def receive(self, like: nn.Module) -> Arrival | None:
@@ -168,7 +166,7 @@ class Exchange:
         Weights that break a rule go to quarantine, and the log says which rule.
         """
         self.tell()
-        delivery = self._courier.delivery()
+        delivery = self._next_delivery()
         if delivery is None:
             return None
         place = f"round {delivery.round}: weights of site {delivery.peer}"
@@ -192,7 +190,7 @@ class Exchange:
 
     def drop_late(self) -> None:
         """Drop what came too late for its round; the peer's next offer is taken as usual."""
-        while (delivery := self._courier.delivery()) is not None:
+        while (delivery := self._next_delivery()) is not None:
             self._say(f"weights of site {delivery.peer} came too late for their round and are not used")
             try:
                 self._mailbox.drop(delivery, "it came after the wait of its round")
@@ -212,14 +210,33 @@ class Exchange:
             self._say(message)
         for peer, rule in self._courier.refusals():
             self._comparisons.look_at(peer, rule)
-        for found in self._comparisons.sentences():
-            self._say(found)
+        while not self._news.empty():
+            self._say(self._news.get())
 
     def stop(self) -> None:
         """Stop courier and server, and let another process use the folder."""
+        self.offered()
         self._courier.stop()
         self.tell()
         self._mailbox.close()
+
+    def _offer(
+        self, tensors: Mapping[str, Tensor], facts: Facts, peers: Sequence[str], least_round: int
+    ) -> str:
+        payload = self._mailbox.state / f".part-round-{facts.round}"
+        try:
+            dtype = weights.write(tensors, payload, self.site.payload, self._order)
+        except (weights.WeightsError, OSError) as error:
+            discard(payload)
+            self._news.put(f"round {facts.round}: nothing offered: {error}; {WITHOUT_PEER}")
+            return ""
+        with self._asking:
+            self._courier.exchange(payload, replace(facts, dtype=dtype), peers, least_round)
+        return dtype
+
+    def _next_delivery(self) -> Delivery | None:
+        with self._asking:
+            return self._courier.delivery()
 
     def _refuse(self, delivery: Delivery, error: RejectedError) -> None:
         try:

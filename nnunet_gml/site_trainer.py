@@ -115,7 +115,8 @@ class SiteTrainer(nnUNetTrainer):
         """Give every class the initial output weights that it has at the other sites."""
         self.channel_order = channels.class_order(self.classes, site.federation.classes)
         if self.channel_order is not None:
-            tensors, layers = weights.named_tensors(self.network), channels.output_layers(self.network)
+            tensors = weights.named_tensors(self.network)
+            layers = channels.output_layers(tensors)
             weights.put(channels.from_federation(tensors, layers, self.channel_order, True), self.network)
 
     def _load_site(self) -> Site | None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_gml import __version__, gate, merging, progress_picture, weights
+from nnunet_gml import __version__, checkpoints, gate, merging, progress_picture, weights
 from nnunet_gml.exchange import Arrival, Exchange
 from nnunet_gml.partial_labels import MarginalBackground
 from nnunet_gml.planning.plan_documents import difference_from
@@ -106,24 +106,24 @@ class FederatedTrainer(SiteTrainer):
                 self.save_latest()
             self.begin_round(self._due_round())
 
-    def begin_round(self, round_: int) -> str:
-        """Offer our weights and send for those of this round's peers; returns at once.
-
-        Returns:
-            The type in which ours travel; empty where nothing could be offered.
-        """
+    def begin_round(self, round_: int) -> None:
+        """Offer our weights and send for those of this round's peers; returns at once."""
         self._renew_federation()
         self.round = round_
-        dtype = ""
         if self.ranks.is_first:
-            dtype = self.exchange.begin_round(
+            self.exchange.begin_round(
                 self.network,
-                lambda dtype: self._facts(round_, dtype),
-                round_,
+                self._facts(round_),
                 self.peers_of_round(round_),
                 least_round=round_ if self.in_lock_step else 0,
             )
-        return self.ranks.share(dtype)
+
+    def offered(self) -> str:
+        """The type in which our weights of this round travel, as soon as they are written.
+
+        Empty where nothing could be offered; on every GPU the same.
+        """
+        return self.ranks.share(self.exchange.offered() if self.ranks.is_first else "")
 
     def _renew_federation(self) -> None:
         """Go on with a federation.toml that was changed since the last round, on every GPU the same."""
@@ -171,13 +171,8 @@ class FederatedTrainer(SiteTrainer):
         if self.disable_checkpointing or not self.ranks.is_first:
             super().save_checkpoint(filename)
             return
-        part = Path(f"{filename}.part")
-        super().save_checkpoint(str(part))
-        checkpoint = torch.load(part, map_location="cpu", weights_only=False)
-        checkpoint["trainer_name"] = nnUNetTrainer.__name__
-        checkpoint[STATE] = self.state(Path(filename).name)
-        torch.save(checkpoint, part)
-        part.replace(filename)
+        ours = {"trainer_name": nnUNetTrainer.__name__, STATE: self.state(Path(filename).name)}
+        checkpoints.write(Path(filename), super().save_checkpoint, ours)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """nnU-Net's own, and our state; a stock checkpoint has none."""
@@ -223,7 +218,7 @@ class FederatedTrainer(SiteTrainer):
         )
         return difference_from(self.own_site, contract, peer)
 
-    def _facts(self, round_: int, dtype: str) -> Facts:
+    def _facts(self, round_: int) -> Facts:
         site = self.own_site
         labelled = labelled_by(site.member, self.classes)
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
@@ -237,7 +232,7 @@ class FederatedTrainer(SiteTrainer):
             epoch=self.current_epoch,
             plans_digest=self.plans_digest,
             schema_digest=self.exchange.schema_digest,
-            dtype=dtype,
+            dtype=site.payload,
             labelled=labelled,
             cases=self.training_cases() if site.share_cases else None,
             dice=named if site.share_dice else None,

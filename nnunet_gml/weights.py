@@ -7,6 +7,7 @@ compared byte by byte with the header that our own network would have written, b
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def payload_bytes(network: nn.Module) -> dict[str, int]:
 
 
 def write(
-    network: nn.Module,
+    network: nn.Module | Mapping[str, Tensor],
     path: Path,
     dtype: str = "float16",
     order: Order | None = None,
@@ -72,7 +73,7 @@ def write(
     """Write a network's weights to ``path`` as safetensors.
 
     Args:
-        network: ours.
+        network: ours, or copies of its `named_tensors`.
         path: the file; replaced if it exists.
         dtype: one of `nnunet_gml.payload.DTYPES`.
         order: where the federation's classes are among ours, from `channels.class_order`; None where all
@@ -88,13 +89,13 @@ def write(
         OSError: the disk is full or broken.
     """
     _check_type(dtype)
-    tensors = named_tensors(network)
+    tensors = named_tensors(network) if isinstance(network, nn.Module) else network
     if order is not None:
-        tensors = channels.to_federation(tensors, channels.output_layers(network), order, has_background)
+        tensors = channels.to_federation(tensors, channels.output_layers(tensors), order, has_background)
     wire = payload.encode(tensors, dtype)
     if not all_finite(wire):
         if dtype != "float32":
-            return write(network, path, "float32", order, has_background)
+            return write(tensors, path, "float32")
         raise WeightsError("finite", "our own weights hold NaN or infinity", "training has diverged here")
     path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in wire.items()}))
     return dtype
@@ -132,7 +133,7 @@ def read(
         _check_scales(wire, ours)
     tensors = payload.decode(wire, ours)
     if order is not None:
-        tensors = channels.from_federation(tensors, channels.output_layers(like), order, has_background)
+        tensors = channels.from_federation(tensors, channels.output_layers(ours), order, has_background)
     return tensors, _check_plausible(tensors, ours)
 
 

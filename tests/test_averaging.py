@@ -38,11 +38,10 @@ class Together(FedAvgTrainer):
     warmup_epochs = 1
     cases = 3
 
-    def begin_round(self, round_: int) -> str:
+    def begin_round(self, round_: int) -> None:
         self.before = copy_of(self.network)
-        begun = super().begin_round(round_)
+        super().begin_round(round_)
         self.after = copy_of(self.network)
-        return begun
 
     def training_cases(self) -> int:
         return self.cases
@@ -131,10 +130,9 @@ def test_fedprox_holds_the_network_near_the_mean(run):
         anchors: dict[str, torch.Tensor] = {}
 
         class Watched(cls):  # type: ignore[misc, valid-type]
-            def begin_round(self, round_: int) -> str:
-                begun = super().begin_round(round_)
+            def begin_round(self, round_: int) -> None:
+                super().begin_round(round_)
                 anchors.update(copy_of(self.network))  # noqa: B023 - used within this turn of the loop
-                return begun
 
         Watched.__name__ = cls.__name__
         trainer = run(Watched, peer=a_little_further, epochs=3)
@@ -186,10 +184,10 @@ def test_weights_too_large_for_the_payloads_type_are_averaged_as_they_travel(run
     """Ours hold 70,000, which float16 cannot: they travel, and are averaged, in float32."""
 
     class Large(Together):
-        def begin_round(self, round_: int) -> str:
+        def begin_round(self, round_: int) -> None:
             with torch.no_grad():
                 weights.named_tensors(self.network)["decoder.seg_layers.0.bias"][0] = 70_000.0
-            return super().begin_round(round_)
+            super().begin_round(round_)
 
     ours = run(Large, peer=a_little_further, epochs=2)
 

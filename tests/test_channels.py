@@ -11,6 +11,7 @@ from torch import nn
 from nnunet_gml import weights
 from nnunet_gml.channels import class_order, from_federation, output_layers, to_federation
 from nnunet_gml.payload import DTYPES
+from nnunet_gml.tensors import named_tensors
 
 FEDERATION = ("cord", "eye", "lens")
 NORTH = ("lens", "cord", "eye")
@@ -40,15 +41,15 @@ def test_segmentation_layers_of_nnunets_network_are_found():
     """One per scale of deep supervision, weight and bias; also inside torch.compile."""
     expected = {f"decoder.seg_layers.{n}.{kind}" for n in (0, 1) for kind in ("weight", "bias")}
 
-    assert set(output_layers(unet())) == expected
-    assert set(output_layers(torch.compile(unet()))) == expected
+    assert set(output_layers(named_tensors(unet()))) == expected
+    assert set(output_layers(named_tensors(torch.compile(unet())))) == expected
 
 
 def test_an_architecture_without_segmentation_layers_is_told(tmp_path):
     """Only where channels must move; numbered alike, any architecture travels."""
     network = nn.Sequential(nn.Conv3d(1, 4, 1))
 
-    with pytest.raises(NotImplementedError, match=r"Sequential has no decoder\.seg_layers"):
+    with pytest.raises(NotImplementedError, match=r"network has no decoder\.seg_layers"):
         weights.write(network, tmp_path / "w.safetensors", "float32", order=(1, 0, 2))
     weights.write(network, tmp_path / "w.safetensors", "float32")
     with pytest.raises(NotImplementedError, match="number the classes alike"):

@@ -40,7 +40,7 @@ def test_a_site_offers_the_type_it_was_told_to(network, tmp_path, dtype):
     try:
         for exchange, peer in ((north, "south"), (south, "north")):
             exchange.start()
-            exchange.begin_round(network, lambda written: replace(facts, dtype=written), 1, (peer,))
+            exchange.begin_round(network, facts, (peer,))
         arrival = received(south, network)
     finally:
         north.stop()

@@ -31,9 +31,9 @@ class Watched(WaitingTrainer):
         if self.visit is not None:
             self.peer_seen = self.visit.peer
 
-    def begin_round(self, round_: int) -> str:
+    def begin_round(self, round_: int) -> None:
         self.offered = {name: t.clone() for name, t in weights.named_tensors(self.network).items()}
-        return super().begin_round(round_)
+        super().begin_round(round_)
 
 
 def without_mandible(text: str, data: object) -> str:

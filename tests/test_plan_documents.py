@@ -6,6 +6,7 @@ import copy
 import re
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from courier_kit import FACTS, build_sites, offer, wait_for
@@ -135,16 +136,14 @@ def test_without_an_agreed_digest_the_own_one_is_used(tmp_path, phantom_data, ou
 
 def test_a_refusal_for_plans_is_looked_into_once(sites):
     """Of the courier's refusals only that one, and in the background."""
-    asked = []
-    comparisons = Comparisons(lambda peer: asked.append(peer) or f"compared {peer}")
+    asked: list[str] = []
+    found: SimpleQueue[str] = SimpleQueue()
+    comparisons = Comparisons(lambda peer: asked.append(peer) or f"compared {peer}", found.put)
 
     for peer, rule in (("south", "plans"), ("south", "plans"), ("south", "schema"), ("west", "schema")):
         comparisons.look_at(peer, rule)
 
-    found = []
-    while not found:
-        found = comparisons.sentences()
-    assert (asked, found) == (["south"], ["compared south"])
+    assert (found.get(timeout=60), asked, found.empty()) == ("compared south", ["south"], True)
 
 
 def test_how_a_peer_differs_is_a_sentence_in_any_case(sites, ours):
@@ -170,7 +169,7 @@ def test_a_refused_peer_is_explained_in_the_log(sites):
     try:
         north.start()
         facts = replace(FACTS, schema_digest=north.schema_digest, plans_digest="b" * 64)
-        north.begin_round(network, lambda dtype: replace(facts, dtype=dtype), 1, ("south",))
+        north.begin_round(network, facts, ("south",))
         wait_for(lambda: north.tell() or "compared south" in said)
     finally:
         north.stop()

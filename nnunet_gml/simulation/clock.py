@@ -28,16 +28,16 @@ def in_step(base: type[FederatedTrainer]) -> type[FederatedTrainer]:
         in_lock_step = True
         _came: Arrival | None = None
 
-        def begin_round(self, round_: int) -> str:
+        def begin_round(self, round_: int) -> None:
             """As it is, and then wait until the peer's weights are here, or will not come."""
-            dtype: str = super().begin_round(round_)
+            super().begin_round(round_)
+            offered = self.offered()
             end = time.monotonic() + self.own_site.wait_seconds
-            while dtype and self.exchange.open_peers() and time.monotonic() < end:
+            while offered and self.exchange.open_peers() and time.monotonic() < end:
                 self._came = super().receive()
                 if self._came is not None:
                     break
                 time.sleep(POLL_SECONDS)
-            return dtype
 
         def receive(self) -> Arrival | None:
             """What a round has waited for, or as it is."""

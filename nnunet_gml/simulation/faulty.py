@@ -62,23 +62,26 @@ class FaultyExchange:
     def begin_round(
         self,
         network: nn.Module,
-        facts: Callable[[str], Facts],
-        round_: int,
+        facts: Facts,
         peers: Sequence[str],
         least_round: int = 0,
-    ) -> str:
+    ) -> None:
         """As `Exchange.begin_round`, with what strikes in this round."""
-        self._round = round_
+        self._round = round_ = facts.round
         for kind in KINDS:
             if self._strikes(kind, round_):
                 self._say(f"round {round_}: simulated fault: {kind} ({KINDS[kind]})")
         if self._strikes("away", round_):
             self._leave()
-            return ""
+            return
         self._come_back()
         if self._strikes("noise", round_):
             network = noise_like(network, round_)
-        return self._exchange.begin_round(network, facts, round_, peers, least_round)
+        self._exchange.begin_round(network, facts, peers, least_round)
+
+    def offered(self) -> str:
+        """As `Exchange.offered`; nothing while away."""
+        return "" if self._is_away else self._exchange.offered()
 
     def renewed(self) -> Site | None:
         """As `Exchange.renewed`; nothing while away."""

@@ -1,0 +1,62 @@
+"""Our weights on their way into a file: training waits until they are copied, not until they are written."""
+
+from collections.abc import Callable, Mapping
+from threading import Thread
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_gml.tensors import named_tensors
+
+
+class Offering:
+    """Hands copies of a network's tensors to a writer, in a thread.
+
+    From a CUDA device the copies go into page-locked memory, behind the work that is queued there and before
+    the next step: neither processor waits for the other.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+        self._thread = Thread()
+        self._written = ""
+
+    def begin(self, network: nn.Module, write: Callable[[Mapping[str, Tensor]], str]) -> None:
+        """Copy, and return while ``write`` is at work.
+
+        Args:
+            network: ours, of the same shapes each time; it may change as soon as this returns.
+            write: given copies of `named_tensors`, on the CPU; returns the type it has written.
+        """
+        self.written()
+        settle = self._copy(named_tensors(network))
+
+        def run() -> None:
+            settle()
+            self._written = write(self._copies)
+
+        self._written = ""
+        self._thread = Thread(target=run, name="nnunet_gml offering", daemon=True)
+        self._thread.start()
+
+    def written(self) -> str:
+        """What the last writer has returned; waits for it."""
+        if self._thread.is_alive():
+            self._thread.join()
+        return self._written
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Returns what waits until the copies may be read."""
+        on_cuda = any(tensor.is_cuda for tensor in tensors.values())
+        if not self._copies:
+            self._copies = {
+                name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_cuda)
+                for name, tensor in tensors.items()
+            }
+        for name, tensor in tensors.items():
+            self._copies[name].copy_(tensor.detach(), non_blocking=on_cuda)
+        if not on_cuda:
+            return lambda: None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event.synchronize
