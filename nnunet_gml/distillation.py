@@ -11,7 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_gml.divergence import OneVsRest, bernoulli_divergence, label_consistent_contrast, one_vs_rest
+from nnunet_gml.divergence import (
+    OneVsRest,
+    Questions,
+    bernoulli_divergence,
+    label_consistent_contrast,
+    log_probabilities,
+    one_vs_rest,
+    questions_in,
+)
 from nnunet_gml.masks import (
     MaskKind,
     class_masks,
@@ -121,23 +129,24 @@ class ClassWiseDistillation:
         """Divergence and, if it counts, contrast: summed over some voxels, each ``(1 or 2, C)``."""
         with torch.no_grad():
             says = said(z, t, target, places, self.has_regions)
-            teacher = self._softened(t)
             masks = [class_masks(says, self.mask) & labelled]
             if missing is not None:
-                masks[0] |= missing_masks(says, one_vs_rest(t, self.has_regions).log_is) & missing
-        student = self._softened(z)
-        terms = [bernoulli_divergence(student, _inside(teacher, masks[0]))]
+                masks[0] |= missing_masks(says, log_probabilities(t, self.has_regions)) & missing
+        asked = questions_in(masks[0])
+        terms = [(asked, bernoulli_divergence(self._answers(z, asked), self._answers(t, asked)))]
         if self.contrast_weight:
             masks.append(contrast_masks(says) & labelled)
-            terms.append(label_consistent_contrast(student, _inside(teacher, masks[1]), says.reference))
-        values = [term.masked_fill(~mask, 0.0).sum(dim=0) for mask, term in zip(masks, terms, strict=True)]
+            asked = questions_in(masks[1])
+            answers, is_reference = (self._answers(z, asked), self._answers(t, asked)), says.reference[asked]
+            terms.append((asked, label_consistent_contrast(*answers, is_reference)))
+        values = [value.new_zeros(masks[0].shape[1]).index_add(0, at.number, value) for at, value in terms]
         return Sums(torch.stack(values), torch.stack([mask.sum(dim=0) for mask in masks]))
 
-    def _softened(self, logits: Tensor) -> OneVsRest:
-        """A network's answers at our temperature."""
+    def _answers(self, logits: Tensor, asked: Questions) -> OneVsRest:
+        """A network's, at our temperature."""
         if self.temperature != 1:
             logits = logits / self.temperature
-        return one_vs_rest(logits, self.has_regions)
+        return one_vs_rest(logits, asked, self.has_regions)
 
     def _mean(self, sums: Sums, row: int, share: Tensor, among: Tensor) -> Tensor:
         """Mean over the active classes of each one's share times its mean over voxels; 0 if none is."""
@@ -160,9 +169,3 @@ class ClassWiseDistillation:
         for name, tensor in per_class.items():
             if tensor is not None and tensor.shape != classes:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but expected {classes}")
-
-
-def _inside(teacher: OneVsRest, mask: Tensor) -> OneVsRest:
-    """The teacher with zeros outside a mask: what is not finite there must not reach a gradient."""
-    outside = ~mask
-    return OneVsRest(*(log.masked_fill(outside, 0.0) for log in teacher))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nnunet_gml.distillation import ClassWiseDistillation
+from nnunet_gml.divergence import OneVsRest, one_vs_rest, questions_in
 from nnunet_gml.learners import Learner, Method, Peer
 
 DISTIL = ClassWiseDistillation(smoothing=1, minimum_voxels=1)
@@ -88,3 +89,9 @@ def train_alone(who: Learner) -> None:
 def same(a: nn.Module, b: nn.Module) -> bool:
     """Equal weights, bit for bit."""
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def all_answers(logits: torch.Tensor, has_regions: bool) -> OneVsRest:
+    """`one_vs_rest` for every voxel and class, each ``(N, C)``."""
+    mask = torch.ones(len(logits), logits.shape[1] - (not has_regions), dtype=torch.bool)
+    return OneVsRest(*(a.view(mask.shape) for a in one_vs_rest(logits, questions_in(mask), has_regions)))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutual_kit import all_answers
 
 from nnunet_gml.distillation import ClassWiseDistillation
-from nnunet_gml.divergence import bernoulli_divergence, label_consistent_contrast, one_vs_rest
+from nnunet_gml.divergence import bernoulli_divergence, label_consistent_contrast
 
 CONTRAST = ClassWiseDistillation(smoothing=0, minimum_voxels=1, contrast_weight=1.0)
 LOGIT = st.floats(-15, 15)
@@ -97,7 +98,7 @@ def test_unlabelled_classes_have_no_contrast():
 def test_it_always_pushes_to_the_labels_side(ours, peer, y):
     """A step down the gradient never makes class 1 less likely where it is labelled, nor more elsewhere."""
     z, t = torch.tensor([ours], dtype=torch.float64).requires_grad_(), torch.tensor([peer]).double()
-    student, teacher = one_vs_rest(z, has_regions=False), one_vs_rest(t, has_regions=False)
+    student, teacher = all_answers(z, has_regions=False), all_answers(t, has_regions=False)
 
     label_consistent_contrast(student, teacher, torch.tensor([[y, y]]))[0, 0].backward()
 
@@ -112,9 +113,9 @@ def test_plain_repulsion_would_push_the_wrong_way():
     has -(1 - q)(1 - p) = -0.63, so a step down raises it.
     """
     z = torch.tensor([[0.9, 0.1]]).log().requires_grad_()
-    teacher = one_vs_rest(torch.tensor([[0.7, 0.3]]).log(), has_regions=False)
-    repulsion = -bernoulli_divergence(one_vs_rest(z, has_regions=False), teacher)
-    contrast = label_consistent_contrast(one_vs_rest(z, has_regions=False), teacher, torch.tensor([[True]]))
+    teacher = all_answers(torch.tensor([[0.7, 0.3]]).log(), has_regions=False)
+    repulsion = -bernoulli_divergence(all_answers(z, has_regions=False), teacher)
+    contrast = label_consistent_contrast(all_answers(z, has_regions=False), teacher, torch.tensor([[True]]))
 
     slopes = [
         float(torch.autograd.grad(term.sum(), z, retain_graph=True)[0][0, 1])
