@@ -46,10 +46,10 @@ networks are not trained; the peer's weights are ours, moved by 1 %, offered ane
 with a server process of its own, over real SFTP. The peer is taken in whatever its Dice. Clocks run in the
 training's own thread alone. {rounds} rounds after one that does not count, on {device}, patch {patches}.
 
-*offering*: weights to float16 and into a file. *collecting*: asking the courier what is there. *checking*:
-every rule that reads the weights, and the memory of what was judged. *loading*: into the peer's network,
-with an optimiser. *gating*: both networks on {batches} validation batches on arrival; at the end of the
-stay both again, and the mean of both.
+*offering*: a copy of our weights; a thread makes the file of it. *collecting*: asking the courier what is
+there. *checking*: every rule that reads the weights, and the memory of what was judged. *loading*: into the
+peer's network, with an optimiser. *gating*: both networks on {batches} validation batches on arrival; at the
+end of the stay both again, and the mean of both.
 """
 READING = """\
 The share is computed, not lived through: of a round of {epochs} epochs as long as those in nnU-Net's own
@@ -60,9 +60,9 @@ optimiser weighs more in a step, so that the share of a full patch is somewhat l
 """
 REST = """\
 What else a round asks of the training's thread, and is not in the target: *merging*, with the lists of
-rounds; *checkpoints* for `--c` (two in a round: each is written, read and written again; stock nnU-Net
-writes one every 50 epochs); *picture*: gml_progress.png. Background: from the order until the weights are
-in the inbox, and CPU seconds of the courier's threads meanwhile. What they take from a training step by
+rounds; *checkpoints* for `--c` (two in a round; stock nnU-Net writes one every 50 epochs); *picture*:
+gml_progress.png. Background: from the order until the weights are in the inbox, and CPU seconds of our
+threads meanwhile. What they take from a training step by
 sharing its process is not measured.
 """
 
