@@ -20,19 +20,19 @@ from nnunet_gml.versions import installed_versions
 
 PARTS = ("steps", "memory", "stall", "wire", "scale", "schedule", "startup", "surfaces")
 MISSED = "**missed**"
+GATING = (
+    "two scorings on arrival and three at the end, of 8 batches each, are 40 validation passes; an epoch is "
+    "worth about 800 (250 training steps of three, and 50 of one). It comes once in a round of 10 epochs: "
+    "less than 0.5 % of that. 1 % of an epoch would be two batches a scoring, and the 16 patches of "
+    "today are few already to tell two networks apart."
+)
 REASONS: Mapping[tuple[str, str], str] = {
     ("wire", "float16 (default)"): "at the same rounds one fetch of float16 is a quarter of two transfers of "
     "float32, whatever the schedule; below that only fewer rounds or smaller payloads help.",
     ("wire", "int8"): "likewise an eighth; 5 % needs about 3 bits a weight, or fewer rounds.",
     ("schedule", "CPU of a draw, nobody away, 1,000 sites over 10"): "a draw sorts the sites' names: below "
     "0.1 ms at 1,000 sites, once a round, beside 70 ms of the courier.",
-    (
-        "stall",
-        "gating, of an epoch",
-    ): "two scorings on arrival, three at the end, of 8 batches each: 40 validation "
-    "passes, where an epoch is worth about 800 (250 training steps of three and 50 of one). It comes once in a round "
-    "of 10 epochs, so that it is less than 0.5 % of the round. 1 % of an epoch would be two batches for each scoring, "
-    "and 16 patches are few already to tell two networks apart.",
+    ("stall", "gating, of an epoch"): GATING,
 }
 """Why a target is missed, and the physical limit: by part, and by a cell of the rows that it is about."""
 ABOUT = """\
