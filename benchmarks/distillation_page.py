@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from measuring import Figures
-from payload_page import table
+
+from nnunet_gml.markdown import markdown_table
 
 MEMORY_TARGET = 2.0
 """Extra tensors of the logits' size, the logits' gradient included."""
@@ -88,15 +89,28 @@ def page(memory: Sequence[Memory], times: Sequence[Time], repeats: int, paramete
         ABOUT,
         "## Memory\n",
         MEMORY.format(**texts),
-        table(
-            ["device", "logits", "MiB", "loss", "foreground", "forward", "forward and backward", "target"],
-            map(memory_cells, memory),
+        markdown_table(
+            [
+                [
+                    "device",
+                    "logits",
+                    "MiB",
+                    "loss",
+                    "foreground",
+                    "forward",
+                    "forward and backward",
+                    "target",
+                ],
+                *map(memory_cells, memory),
+            ]
         ),
         "## Time\n",
         TIME.format(**texts),
-        table(
-            ["device", "logits", "loss", "foreground", "loss's time", "step's time", "share", "target"],
-            map(time_cells, times),
+        markdown_table(
+            [
+                ["device", "logits", "loss", "foreground", "loss's time", "step's time", "share", "target"],
+                *map(time_cells, times),
+            ]
         ),
         remark,
         f"On {os.cpu_count()} CPU cores with a load average of {os.getloadavg()[1]:.1f}; python "

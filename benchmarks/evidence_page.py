@@ -9,7 +9,8 @@ from pathlib import Path
 from evidence_plans import ALL_LABELS, ARMS, Experiment
 
 from nnunet_gml import stats
-from nnunet_gml.simulation.scores import markdown_table, number_text
+from nnunet_gml.markdown import markdown_table
+from nnunet_gml.simulation.scores import number_text
 from nnunet_gml.simulation.seed_table import arm_table, gain_text, rounds_sentence
 from nnunet_gml.simulation.several import OF_ONE_RUN, Results, Run, check_alike, read_runs
 

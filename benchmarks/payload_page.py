@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from reconstruction import Journey, Loss, mean
+
+from nnunet_gml.markdown import markdown_table
 
 TYPES = ("float32", "float16", "int8")
 
@@ -60,24 +62,19 @@ def page(about: str, classes: Sequence[str], sizes: Sequence[Size], rows: Sequen
         about,
         "## Bytes",
         BYTES,
-        table(["network", "parameters", "checkpoint", *TYPES], map(size_cells, sizes)),
+        markdown_table([["network", "parameters", "checkpoint", *TYPES], *map(size_cells, sizes)]),
         "## What is lost",
         LOST,
-        table(
-            ["networks", "payload", "weights", "logits", "voxels", *(f"Dice {c}" for c in classes)], losses
+        markdown_table(
+            [["networks", "payload", "weights", "logits", "voxels", *(f"Dice {c}" for c in classes)], *losses]
         ),
         f"Dice before: {dice_before(rows, classes)}.\n",
         "## Seconds",
         SECONDS.format(timings=timings),
-        table(["networks", "payload", "MB", "write", "read and check"], seconds),
+        markdown_table([["networks", "payload", "MB", "write", "read and check"], *seconds]),
         f"On {machine}; python {platform.python_version()}, {versions}.\n",
     ]
     return "\n".join(section if section.endswith("\n") else f"{section}\n" for section in sections)
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows]) + "\n"
 
 
 def size_cells(size: Size) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from payload_page import table
 from speed_plans import SIZES, plan, planned
 from speed_scenes import Scene, each_scene, failures, place, scenes
 from speed_settings import Settings, verdict
 from speed_steps import STOCK, WORDS
 from speed_worker import TOO_LARGE, ask
+
+from nnunet_gml.markdown import markdown_table
 
 PART = "memory"
 TITLE = "Peak memory"
@@ -86,13 +87,17 @@ def tables(found: Mapping[str, Any]) -> str:
             sections.append(ON_CPU)
         if known:
             rows = [row for scene in known for row in memory_rows(scene)]
-            sections.append(table([*heads, "held (stock's)"] if device == "cuda" else heads, rows))
+            sections.append(
+                markdown_table([[*heads, "held (stock's)"] if device == "cuda" else heads, *rows])
+            )
     sections.append(failures(found))
     if found["estimates"]:
         rows = [row for each in found["estimates"] for row in estimate_rows(each)]
         sections += [
             ESTIMATE,
-            table(["size", "classes", "arm", "estimated ratio", "target", "", "estimated GiB"], rows),
+            markdown_table(
+                [["size", "classes", "arm", "estimated ratio", "target", "", "estimated GiB"], *rows]
+            ),
         ]
     return "\n".join(filter(None, sections))
 

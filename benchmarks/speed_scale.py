@@ -13,7 +13,7 @@ from measuring import Figures, figures
 from speed_couriers import Courier, couriers, run_round, served_sites
 from speed_settings import Settings, span, verdict
 
-from nnunet_gml.simulation.scores import markdown_table
+from nnunet_gml.markdown import markdown_table
 
 PART = "scale"
 TITLE = "2 to 32 couriers on this machine"

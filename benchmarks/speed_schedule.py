@@ -19,7 +19,7 @@ from speed_rounds import default_rounds
 from speed_schedule_picture import draw
 from speed_settings import Settings, verdict
 
-from nnunet_gml.simulation.scores import markdown_table
+from nnunet_gml.markdown import markdown_table
 from peer_sync.gossip import draw_peer
 
 PART = "schedule"

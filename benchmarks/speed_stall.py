@@ -17,7 +17,7 @@ from speed_plans import SIZES, plan
 from speed_settings import Settings, continued, span, verdict
 
 from nnunet_gml.learning import GossipTrainer
-from nnunet_gml.simulation.scores import markdown_table
+from nnunet_gml.markdown import markdown_table
 
 PART = "stall"
 TITLE = "Stall: seconds of a round in which training waits"

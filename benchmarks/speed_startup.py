@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from measuring import figures, told
-from payload_page import table
 from speed_settings import Settings, span, verdict
 
 from nnunet_gml.installed import command, trainers_folder
+from nnunet_gml.markdown import markdown_table
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # builders of data and sites live there
 
@@ -148,7 +148,7 @@ def tables(found: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             ABOUT.format(device=found["device"].upper(), gate_batches=GossipTrainer.gate_batches),
-            table(["", "ratio to stock", "target", "", "wall", "CPU"], rows),
+            markdown_table([["", "ratio to stock", "target", "", "wall", "CPU"], *rows]),
             f"Of {', '.join(HEAVY)} {HELP} imports: {heavy}.\n",
         ]
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from measuring import Figures, figures
-from payload_page import table
 from speed_scenes import Scene, each_scene, failures, place, scenes
 from speed_settings import Settings, span, verdict
 from speed_worker import TOO_LARGE, VALIDATION, Task, ask
 
+from nnunet_gml.markdown import markdown_table
 from peer_sync.gossip import round_number
 
 PART = "steps"
@@ -117,10 +117,10 @@ def tables(found: Mapping[str, Any]) -> str:
     runs = [row for scene in known for row in run_rows(scene)]
     sections = [
         ABOUT,
-        table([*heads, "ratio", "target", "", "limit", "step"], steps),
+        markdown_table([[*heads, "ratio", "target", "", "limit", "step"], *steps]),
         failures(found),
         *(whole_run_words(scene) for scene in known[:1]),
-        table([*heads, "whole run", "target", "", "limit"], runs),
+        markdown_table([[*heads, "whole run", "target", "", "limit"], *runs]),
     ]
     return "\n".join(filter(None, sections))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from measuring import Figures, figures, memory_mib
-from payload_page import table
 from speed_settings import Settings, span, verdict
 
 from nnunet_gml.comparison.predicted import Predicted
+from nnunet_gml.markdown import markdown_table
 
 PART = "surfaces"
 TITLE = "Surface metrics of many cases"
@@ -197,7 +197,11 @@ def tables(found: Mapping[str, Any]) -> str:
         ["most memory, all processes", f"{max(resident):,.0f} MiB"],
     ]
     return "\n".join(
-        [about(found), table(["", "ratio", "target", ""], judged), table(["", "measured"], measured)]
+        [
+            about(found),
+            markdown_table([["", "ratio", "target", ""], *judged]),
+            markdown_table([["", "measured"], *measured]),
+        ]
     )
 
 

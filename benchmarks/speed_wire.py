@@ -16,8 +16,8 @@ from trained import parameters, untrained
 
 from nnunet_gml import weights
 from nnunet_gml.learning import GossipTrainer
+from nnunet_gml.markdown import markdown_table
 from nnunet_gml.payload import DTYPES
-from nnunet_gml.simulation.scores import markdown_table
 
 PART = "wire"
 TITLE = "Bytes per site and 100 epochs, beside FedAvg's"

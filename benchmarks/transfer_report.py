@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,8 @@ from pathlib import Path
 from measuring import Figures
 from transfer_clients import LABELS, OURS, OURS_SSH, REFERENCE, SHIPPED
 from transfer_scenes import Crowd, Row, Sizes
+
+from nnunet_gml.markdown import markdown_table
 
 MEBIBYTE = 1 << 20
 ABOUT = """\
@@ -116,7 +118,7 @@ def report(results: Results, command: str) -> str:
     size, far_size = (n // MEBIBYTE for n in (results.sizes.loopback_bytes, results.sizes.far_bytes))
     parts = [
         ABOUT.format(size=size, runs=results.sizes.runs),
-        table(("what", "target", "measured", ""), map(target_cells, targets(results))),
+        markdown_table([("what", "target", "measured", ""), *map(target_cells, targets(results))]),
         LOOPBACK,
         client_table(results.loopback),
         FAR.format(size=far_size),
@@ -153,7 +155,7 @@ def client_table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     )
-    return table(head, cells)
+    return markdown_table([head, *cells])
 
 
 def crowd_table(crowds: Sequence[Crowd]) -> str:
@@ -171,7 +173,9 @@ def crowd_table(crowds: Sequence[Crowd]) -> str:
         )
         for clients in sorted({crowd.clients for crowd in crowds})
     )
-    return table(("clients", "ours from the embedded server", "OpenSSH `sftp` from `sshd`", "ratio"), cells)
+    return markdown_table(
+        [("clients", "ours from the embedded server", "OpenSSH `sftp` from `sshd`", "ratio"), *cells]
+    )
 
 
 def large_table(rows: Sequence[Row]) -> str:
@@ -187,13 +191,7 @@ def large_table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     )
-    return table(("file", "client", "", "MB/s", "growth, MiB", "rekeys"), cells)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table and an empty line."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table([("file", "client", "", "MB/s", "growth, MiB", "rekeys"), *cells])
 
 
 def spread(found: Figures) -> str:

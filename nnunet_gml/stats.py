@@ -157,8 +157,8 @@ def p_text(p: float) -> str:
     """A p value as tables show it.
 
     >>> p_text(0.25), p_text(1e-9), p_text(float("nan"))
-    ('0.250', '<0.001', '-')
+    ('0.250', '< 0.001', '-')
     """
     if math.isnan(p):
         return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_gml.comparison.summary import Summary
-from nnunet_gml.simulation.scores import markdown_table
+from nnunet_gml.markdown import markdown_table
 from nnunet_gml.stats import p_text
 from nnunet_gml.versions import installed_versions
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from nnunet_gml.stats import p_text
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
@@ -146,8 +148,7 @@ def cell(value: float, digits: int = 3, sign: bool = False, note: str = "") -> C
 
 def p_value(value: float) -> Cell:
     """A p value as a cell."""
-    words = DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-    return Cell(words, None if math.isnan(value) else value)
+    return Cell(DASH) if math.isnan(value) else Cell(p_text(value), value)
 
 
 def best_marked(cells: Sequence[Cell]) -> list[Cell]:

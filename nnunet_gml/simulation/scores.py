@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
+from nnunet_gml.markdown import markdown_table
 from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.recipe import STOCK as STOCK
 from nnunet_gml.simulation.recipe import Arm
@@ -174,9 +175,3 @@ class Table:
 def number_text(value: float, form: str = "{:.4f}") -> str:
     """The number in this form; a dash for nan."""
     return "-" if math.isnan(value) else form.format(value)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first row has the heads."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_gml import stats
-from nnunet_gml.simulation.scores import markdown_table, number_text
+from nnunet_gml.markdown import markdown_table
+from nnunet_gml.simulation.scores import number_text
 from nnunet_gml.simulation.several import Comparison, Results, read_runs
 
 

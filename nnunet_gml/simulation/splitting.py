@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_gml.markdown import markdown_table
 from nnunet_gml.planning.planned import raw_description
 from nnunet_gml.simulation.divisions import (
     Split,
@@ -25,7 +26,7 @@ from nnunet_gml.simulation.divisions import (
 )
 from nnunet_gml.simulation.raw_files import describe, labelled_cases, link_cases
 from nnunet_gml.simulation.recipe import Recipe
-from nnunet_gml.simulation.scores import markdown_table, patients_of
+from nnunet_gml.simulation.scores import patients_of
 from nnunet_gml.simulation.workspace import check_name, class_names, slug
 from peer_sync.errors import ConfigError
 
