@@ -18,11 +18,15 @@ def write(path: Path, save: Callable[[str], None], ours: Mapping[str, Any]) -> N
         ours: further keys, or other values for nnU-Net's.
 
     Raises:
-        OSError: the disk is full or broken.
+        RuntimeError: torch's, if the disk is full or broken.
     """
     caught: list[dict[str, Any]] = []
-    with mock.patch.object(torch, "save", lambda checkpoint, _: caught.append(checkpoint)):
+    with mock.patch.object(torch, "save", lambda checkpoint, *_, **__: caught.append(checkpoint)):
         save(str(path))
+    (checkpoint,) = caught
     part = Path(f"{path}.part")
-    torch.save({**caught[0], **ours}, part)
-    part.replace(path)
+    try:
+        torch.save({**checkpoint, **ours}, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -139,7 +139,7 @@ class ClassWiseDistillation:
             asked = questions_in(masks[1])
             answers, is_reference = (self._answers(z, asked), self._answers(t, asked)), says.reference[asked]
             terms.append((asked, label_consistent_contrast(*answers, is_reference)))
-        values = [value.new_zeros(masks[0].shape[1]).index_add(0, at.number, value) for at, value in terms]
+        values = [value.new_zeros(says.ours.shape).index_put(at, value).sum(dim=0) for at, value in terms]
         return Sums(torch.stack(values), torch.stack([mask.sum(dim=0) for mask in masks]))
 
     def _answers(self, logits: Tensor, asked: Questions) -> OneVsRest:

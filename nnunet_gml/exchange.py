@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
@@ -132,11 +133,7 @@ class Exchange:
         return site
 
     def begin_round(
-        self,
-        network: nn.Module,
-        facts: Facts,
-        peers: Sequence[str],
-        least_round: int = 0,
+        self, network: nn.Module, facts: Facts, peers: Sequence[str], least_round: int = 0
     ) -> None:
         """Offer our weights and send for those of peers; returns as soon as ours are copied.
 
@@ -148,8 +145,9 @@ class Exchange:
         """
         named = f"site {peers[0]}" if len(peers) == 1 else f"sites {', '.join(peers)}"
         self._say(f"round {facts.round}: offering our weights, sending for those of {named}")
-        ask = partial(self._offer, facts=facts, peers=peers, least_round=least_round)
-        self._offering.begin(network, ask)
+        payload = self._mailbox.state / f".part-round-{facts.round}"
+        offer = partial(self._offer, payload, facts, peers, least_round)
+        self._offering.begin(network, offer, partial(self._not_offered, payload, facts.round))
 
     def offered(self) -> str:
         """The type in which our last weights were written, as soon as peers are sent for.
@@ -185,7 +183,7 @@ class Exchange:
         return Arrival(delivery, tensors, likeness)
 
     def open_peers(self) -> set[str]:
-        """Peers of this round from whom something may still come."""
+        """Peers of this round from whom something may still come; to be asked after `offered`."""
         return self._courier.open_peers()
 
     def drop_late(self) -> None:
@@ -221,18 +219,22 @@ class Exchange:
         self._mailbox.close()
 
     def _offer(
-        self, tensors: Mapping[str, Tensor], facts: Facts, peers: Sequence[str], least_round: int
+        self,
+        payload: Path,
+        facts: Facts,
+        peers: Sequence[str],
+        least_round: int,
+        tensors: Mapping[str, Tensor],
     ) -> str:
-        payload = self._mailbox.state / f".part-round-{facts.round}"
-        try:
-            dtype = weights.write(tensors, payload, self.site.payload, self._order)
-        except (weights.WeightsError, OSError) as error:
-            discard(payload)
-            self._news.put(f"round {facts.round}: nothing offered: {error}; {WITHOUT_PEER}")
-            return ""
+        dtype = weights.write(tensors, payload, self.site.payload, self._order)
         with self._asking:
             self._courier.exchange(payload, replace(facts, dtype=dtype), peers, least_round)
         return dtype
+
+    def _not_offered(self, payload: Path, round_: int, error: Exception) -> None:
+        discard(payload)
+        words = str(error) if isinstance(error, (weights.WeightsError, OSError)) else repr(error)
+        self._news.put(f"round {round_}: nothing offered: {words}; {WITHOUT_PEER}")
 
     def _next_delivery(self) -> Delivery | None:
         with self._asking:

@@ -130,8 +130,7 @@ class GossipTrainer(JudgingTrainer):
             return
         visit, self.visit = self.visit, None
         self.peer_network.zero_grad(set_to_none=True)
-        theirs = self.score(self.peer_network) if self.peer_learns else visit.meeting.theirs
-        ours = self.score(self.network)
+        theirs, ours = self.score(self.peer_network), self.score(self.network)
         share = merging.merge(
             merge if self._has_what_we_learnt(visit.peer) else "none",
             self.network,

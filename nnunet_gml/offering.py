@@ -21,26 +21,36 @@ class Offering:
         self._thread = Thread()
         self._written = ""
 
-    def begin(self, network: nn.Module, write: Callable[[Mapping[str, Tensor]], str]) -> None:
+    def begin(
+        self,
+        network: nn.Module,
+        write: Callable[[Mapping[str, Tensor]], str],
+        failed: Callable[[Exception], None],
+    ) -> None:
         """Copy, and return while ``write`` is at work.
 
         Args:
             network: ours, of the same shapes each time; it may change as soon as this returns.
             write: given copies of `named_tensors`, on the CPU; returns the type it has written.
+            failed: told, in the thread, what ``write`` raises; then nothing was written.
         """
         self.written()
         settle = self._copy(named_tensors(network))
 
         def run() -> None:
-            settle()
-            self._written = write(self._copies)
+            try:
+                settle()
+                self._written = write(self._copies)
+            except Exception as error:
+                failed(error)
 
         self._written = ""
-        self._thread = Thread(target=run, name="nnunet_gml offering", daemon=True)
+        # Not a daemon: torch at work in one aborts a process that is about to end.
+        self._thread = Thread(target=run, name="nnunet_gml offering")
         self._thread.start()
 
     def written(self) -> str:
-        """What the last writer has returned; waits for it."""
+        """What the last writer has returned, empty if it failed; waits for it."""
         if self._thread.is_alive():
             self._thread.join()
         return self._written
@@ -50,13 +60,13 @@ class Offering:
         on_cuda = any(tensor.is_cuda for tensor in tensors.values())
         if not self._copies:
             self._copies = {
-                name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_cuda)
+                name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=on_cuda)
                 for name, tensor in tensors.items()
             }
         for name, tensor in tensors.items():
-            self._copies[name].copy_(tensor.detach(), non_blocking=on_cuda)
+            self._copies[name].copy_(tensor, non_blocking=on_cuda)
         if not on_cuda:
             return lambda: None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event.synchronize
+        device = next(iter(tensors.values())).device
+        event = torch.cuda.current_stream(device).record_event()
+        return lambda: event.synchronize()

@@ -1,7 +1,9 @@
 """Weights on their way into a file, while the network goes on."""
 
+import subprocess
+import sys
 from dataclasses import replace
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -27,6 +29,10 @@ class Writer:
         return "float16"
 
 
+def fail(error):
+    raise AssertionError from error
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))
@@ -37,7 +43,7 @@ def test_training_goes_on_while_a_copy_is_written():
     ours, offering, writer = network(), Offering(), Writer()
     before = {name: tensor.clone() for name, tensor in named_tensors(ours).items()}
 
-    offering.begin(ours, writer)
+    offering.begin(ours, writer, fail)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.zero_()
@@ -54,12 +60,52 @@ def test_the_next_offer_waits_for_the_last_one():
     ours, offering, first, second = network(), Offering(), Writer(), Writer()
     second.may.set()
 
-    offering.begin(ours, first)
+    offering.begin(ours, first, fail)
+    next_ = Thread(target=offering.begin, args=(ours, second, fail))
+    next_.start()
+    next_.join(0.5)
+    assert next_.is_alive() and not second.seen
     first.may.set()
-    offering.begin(ours, second)
+    next_.join(LIMIT)
 
-    assert len(first.seen) == 1
-    assert offering.written() == "float16" and len(second.seen) == 1
+    assert offering.written() == "float16" and (len(first.seen), len(second.seen)) == (1, 1)
+
+
+def test_whatever_goes_wrong_is_told():
+    """Not only what was expected; and the next offer is as good as any."""
+    ours, offering, told, writer = network(), Offering(), [], Writer()
+    writer.may.set()
+
+    def breaks(_):
+        raise MemoryError("no room")
+
+    offering.begin(ours, breaks, told.append)
+    assert offering.written() == "" and isinstance(told[0], MemoryError)
+    offering.begin(ours, writer, fail)
+    assert offering.written() == "float16"
+
+
+def test_a_process_that_ends_meanwhile_ends_as_it_would(tmp_path):
+    """With its own exit code, and the file whole: torch in a daemon thread would abort it."""
+    code = f"""
+import sys, torch
+from pathlib import Path
+from torch import nn
+from nnunet_gml import weights
+from nnunet_gml.offering import Offering
+
+network = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(20)))
+def write(tensors):
+    return [weights.write(tensors, Path({str(tmp_path / "w")!r})) for _ in range(5)][-1]
+Offering().begin(network, write, print)
+sys.exit(2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert (tmp_path / "w").stat().st_size > 2 * 20 * 1000 * 1000
 
 
 def test_nothing_was_written_before_the_first_offer():
@@ -85,11 +131,12 @@ def test_what_cannot_be_offered_is_told_and_nobody_is_asked(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_s_weights_are_those_before_the_next_step():
-    ours, offering, writer = network().cuda(), Offering(), Writer()
+    ours, offering, writer = nn.Linear(4000, 4000).cuda(), Offering(), Writer()
     before = {name: tensor.cpu().clone() for name, tensor in named_tensors(ours).items()}
     writer.may.set()
 
-    offering.begin(ours, writer)
+    torch.cuda._sleep(10**9)
+    offering.begin(ours, writer, fail)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.zero_()
