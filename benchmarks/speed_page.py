@@ -26,12 +26,18 @@ GATING = (
     "less than 0.5 % of that. 1 % of an epoch would be two batches a scoring, and the 16 patches of "
     "today are few already to tell two networks apart."
 )
+LOSS = (
+    "beside the networks there is the distillation, {}. The more classes, and the smaller the network, the "
+    "more it weighs: see the [notes](speed-notes.md)."
+)
 REASONS: Mapping[tuple[str, str], str] = {
     ("wire", "float16 (default)"): "at the same rounds one fetch of float16 is a quarter of two transfers of "
     "float32, whatever the schedule; below that only fewer rounds or smaller payloads help.",
     ("wire", "int8"): "likewise an eighth; 5 % needs about 3 bits a weight, or fewer rounds.",
     ("schedule", "CPU of a draw, nobody away, 1,000 sites over 10"): "a draw sorts the sites' names: below "
-    "0.1 ms at 1,000 sites, once a round, beside 70 ms of the courier.",
+    "0.1 ms at 1,000 sites, once a round, beside 40 ms of the courier.",
+    ("steps", "frozen"): LOSS.format("one way"),
+    ("steps", "mutual"): LOSS.format("both ways"),
     ("stall", "gating, of an epoch"): GATING,
 }
 """Why a target is missed, and the physical limit: by part, and by a cell of the rows that it is about."""
