@@ -12,6 +12,7 @@ from nnunet_gml.comparison.summary import summarise
 from nnunet_gml.report.blocks import Cell, Section, cell
 from nnunet_gml.report.curves import smoothed
 from nnunet_gml.report.headline import cards, sentence
+from nnunet_gml.report.organs import organs
 from nnunet_gml.report.page import write_report
 from nnunet_gml.report.sites import sites
 from nnunet_gml.report.study import Study
@@ -113,6 +114,22 @@ def test_pictures_can_be_left_out(tmp_path):
     write_report(tmp_path / "r.html", found.predicted, found.scores, found.summary, "x", shown_cases=0)
 
     assert "data:image" not in (tmp_path / "r.html").read_text()
+
+
+def test_an_organ_that_nobody_finds_is_named_not_drawn(tmp_path):
+    """It has no spread to look at; the table has its zeros. One that a single method finds is drawn."""
+    found = compare(tmp_path)
+    missed = found.scores["class"].eq("eyes")
+    rare = found.scores["class"].eq("mandible") & found.scores["arm"].eq(STOCK)
+    found.scores.loc[missed | rare, "dice"] = 0.0
+    summary = summarise(found.scores, STOCK, dict.fromkeys(ORGANS, 2.0))
+
+    section = organs(Study(found.predicted, found.scores, summary, "nnunet-gml compare run"))
+
+    figure, table = section.blocks[:2]
+    assert {panel.title for panel in figure.panels} == set(ORGANS) - {"eyes"}
+    assert figure.caption == "No method finds eyes. "
+    assert {row[0].text for row in table.rows} == set(ORGANS)
 
 
 def test_every_network_at_every_site_is_a_table(study):

@@ -42,10 +42,12 @@ def organs(study: Study) -> Section:
         "first."
     )
     order = sorted(study.classes, key=lambda name: _gain(study, name))
-    shown = order[:SHOWN_ORGANS]
-    boxes = [Panel(name, _panel(study, name)) for name in shown]
-    left_out = len(order) - len(shown)
+    missed = [name for name in order if _is_missed(study, name)]
+    found = [name for name in order if name not in missed]
+    boxes = [Panel(name, _panel(study, name)) for name in found[:SHOWN_ORGANS]]
+    left_out = len(found) - len(boxes)
     caption = f"{left_out} more organs are in the table only. " if left_out else ""
+    caption += f"No method finds {', '.join(missed)}. " if missed else ""
     caption += f"One of {step} dots is drawn." if (step := _step(study)) > 1 else ""
     figure = Figure("Dice per organ", caption, boxes, _keys(study))
     return Section("organs", "Organ by organ", lead, [figure, _table(study, order), *_groups(study)])
@@ -55,6 +57,12 @@ def _step(study: Study) -> int:
     """One of so many cases is drawn."""
     shown = len(study.scores) * min(1.0, SHOWN_ORGANS / len(study.classes))
     return max(1, math.ceil(shown / MOST_POINTS))
+
+
+def _is_missed(study: Study, name: str) -> bool:
+    """Dice is 0 in every case, whatever the method: nothing to draw."""
+    values = [value for arm in study.arms for value, _ in _values(study, name, arm)]
+    return bool(values) and not any(values)
 
 
 def _gain(study: Study, name: str) -> float:
