@@ -21,7 +21,7 @@ from nnunet_gml.report.svg import (
     told,
 )
 
-LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 52, WIDTH - 10, 16, 196, 232
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 60, WIDTH - 10, 16, 196, 232
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 SHOWN_POINTS = 250
 """Longer curves are thinned out; the marks of exchanges stay."""

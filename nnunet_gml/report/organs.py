@@ -26,7 +26,7 @@ from nnunet_gml.report.svg import (
     text,
 )
 
-LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 52, WIDTH - 8, 10, 186, 214
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 60, WIDTH - 8, 10, 186, 214
 TURNED_PX = 150
 """Room for a method's name where there are many: they are turned by 30 degrees."""
 SHOWN_ORGANS = 12

@@ -17,7 +17,7 @@ from peer_sync.figures import Figure as Words
 from peer_sync.figures import read_figures
 
 NAME, TITLE = "words", "What each site said of itself"
-LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 52, WIDTH - 10, 12, 132, 168
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 60, WIDTH - 10, 12, 132, 168
 SHOWN_SITES, SHOWN_POINTS, SHOWN_CLASSES, SITES_ABREAST = 12, 120, 60, 8
 WITHHELD, NOT_CONTOURED = Cell("withheld"), Cell("not contoured")
 ACCENT = "var(--accent)"
