@@ -16,6 +16,7 @@ MEMORY_TARGET = 2.0
 """Extra tensors of the logits' size, the logits' gradient included."""
 TIME_TARGET = 0.05
 """Share of a stock training step."""
+MEMORY_HEADS = ["device", "logits", "MiB", "loss", "foreground", "forward", "forward and backward", "target"]
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,7 @@ def page(memory: Sequence[Memory], times: Sequence[Time], repeats: int, paramete
         MEMORY.format(**texts),
         markdown_table(
             [
-                [
-                    "device",
-                    "logits",
-                    "MiB",
-                    "loss",
-                    "foreground",
-                    "forward",
-                    "forward and backward",
-                    "target",
-                ],
+                MEMORY_HEADS,
                 *map(memory_cells, memory),
             ]
         ),

@@ -48,12 +48,14 @@ def output_layers(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         NotImplementedError: the architecture has no ``decoder.seg_layers``; its channels cannot be found.
     """
-    layers = tuple(name for name in names if name.startswith(SEGMENTATION_LAYERS))
+    known = tuple(names)
+    layers = tuple(name for name in known if name.startswith(SEGMENTATION_LAYERS))
     if not layers:
+        first = next(iter(known), "nothing")
         raise NotImplementedError(
-            f"this network has no {SEGMENTATION_LAYERS[:-1]}, so its output "
-            "channels cannot be matched by name: number the classes alike at every site, or use one of "
-            "nnU-Net's own architectures"
+            f"this network has no {SEGMENTATION_LAYERS[:-1]} (it begins with {first}), "
+            "so its output channels cannot be matched by name: number the classes alike at every site, or "
+            "use one of nnU-Net's own architectures"
         )
     return layers
 

@@ -7,6 +7,8 @@ from unittest import mock
 
 import torch
 
+from peer_sync.storage import becoming
+
 
 def write(path: Path, save: Callable[[str], None], ours: Mapping[str, Any]) -> None:
     """Write what nnU-Net would, and more; a file of this name stays whole until the new one is.
@@ -25,8 +27,5 @@ def write(path: Path, save: Callable[[str], None], ours: Mapping[str, Any]) -> N
         save(str(path))
     (checkpoint,) = caught
     part = Path(f"{path}.part")
-    try:
+    with becoming(path, part):
         torch.save({**checkpoint, **ours}, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -137,8 +137,8 @@ class ClassWiseDistillation:
         if self.contrast_weight:
             masks.append(contrast_masks(says) & labelled)
             asked = questions_in(masks[1])
-            answers, is_reference = (self._answers(z, asked), self._answers(t, asked)), says.reference[asked]
-            terms.append((asked, label_consistent_contrast(*answers, is_reference)))
+            student, teacher = self._answers(z, asked), self._answers(t, asked)
+            terms.append((asked, label_consistent_contrast(student, teacher, says.reference[asked])))
         values = [value.new_zeros(says.ours.shape).index_put(at, value).sum(dim=0) for at, value in terms]
         return Sums(torch.stack(values), torch.stack([mask.sum(dim=0) for mask in masks]))
 

@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,17 +39,23 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Make ``path`` hold ``data``: ``.part-*``, fsync, rename, fsync of the folder."""
-    part = part_path(path.parent)
+@contextmanager
+def becoming(path: Path, part: Path) -> Iterator[None]:
+    """What the block writes to ``part`` becomes ``path`` at its end; if the block fails, nothing is left."""
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Make ``path`` hold ``data``: ``.part-*``, fsync, rename, fsync of the folder."""
+    part = part_path(path.parent)
+    with becoming(path, part), part.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peer_sync.errors import ConfigError
-from peer_sync.storage import part_path
+from peer_sync.storage import becoming, part_path
 
 
 @contextmanager
@@ -20,8 +20,5 @@ def new_file(target: Path) -> Iterator[Path]:
     if target.exists():
         raise ConfigError(f"{target} exists, and nothing is overwritten", "name another file, or remove it")
     part = part_path(target.absolute().parent)
-    try:
+    with becoming(target, part):
         yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
