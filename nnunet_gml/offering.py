@@ -60,8 +60,7 @@ class Offering:
         on_cuda = any(tensor.is_cuda for tensor in tensors.values())
         if not self._copies:
             self._copies = {
-                name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=on_cuda)
-                for name, tensor in tensors.items()
+                name: room_for(tensor.shape, tensor.dtype, on_cuda) for name, tensor in tensors.items()
             }
         for name, tensor in tensors.items():
             self._copies[name].copy_(tensor, non_blocking=on_cuda)
@@ -70,3 +69,11 @@ class Offering:
         device = next(iter(tensors.values())).device
         event = torch.cuda.current_stream(device).record_event()
         return lambda: event.synchronize()
+
+
+def room_for(shape: torch.Size, dtype: torch.dtype, page_locked: bool) -> Tensor:
+    """Memory on the CPU; where no page-locked is to be had ordinary, and a copy from a GPU waits."""
+    try:
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=page_locked)
+    except RuntimeError:
+        return torch.empty(shape, dtype=dtype, device="cpu")

@@ -11,7 +11,7 @@ from courier_kit import FACTS, build_sites
 from torch import nn
 
 from nnunet_gml.exchange import Exchange
-from nnunet_gml.offering import Offering
+from nnunet_gml.offering import Offering, room_for
 from nnunet_gml.tensors import named_tensors
 
 LIMIT = 60
@@ -71,6 +71,18 @@ def test_the_next_offer_waits_for_the_last_one():
     assert offering.written() == "float16" and (len(first.seen), len(second.seen)) == (1, 1)
 
 
+def test_without_page_locked_memory_a_copy_is_an_ordinary_one():
+    """Where there is no GPU torch cannot lock pages at all, as where an administrator allows none."""
+    if torch.cuda.is_available():
+        pytest.skip("page-locked memory is to be had here")
+    with pytest.raises(RuntimeError):
+        torch.empty(3, pin_memory=True)
+
+    room = room_for(torch.Size([2, 3]), torch.float16, page_locked=True)
+
+    assert room.shape == (2, 3) and room.dtype == torch.float16 and not room.is_pinned()
+
+
 def test_whatever_goes_wrong_is_told():
     """Not only what was expected; and the next offer is as good as any."""
     ours, offering, told, writer = network(), Offering(), [], Writer()
@@ -92,7 +104,7 @@ import sys, torch
 from pathlib import Path
 from torch import nn
 from nnunet_gml import weights
-from nnunet_gml.offering import Offering
+from nnunet_gml.offering import Offering, room_for
 
 network = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(20)))
 def write(tensors):
