@@ -36,7 +36,8 @@ class Round:
         mask_share: per class, voxels in its mask relative to all.
         dice_peer: the peer's Dice per class on our fixed patches when it came.
         dice_before: ours, then.
-        dice_after: ours when the peer left.
+        dice_after: ours when the peer left, before anything of it was taken over.
+        dice_merged: ours from then on.
     """
 
     number: int
@@ -53,6 +54,12 @@ class Round:
     dice_peer: tuple[float, ...]
     dice_before: tuple[float, ...]
     dice_after: tuple[float, ...]
+    dice_merged: tuple[float, ...]
+
+    @property
+    def dice_of_stages(self) -> tuple[tuple[float, ...], ...]:
+        """Per class: ours before, after and merged, and the peer's."""
+        return self.dice_before, self.dice_after, self.dice_merged, self.dice_peer
 
     @property
     def gain(self) -> tuple[float, ...]:
@@ -131,6 +138,7 @@ def _round(met: dict[str, Any], left: dict[str, Any]) -> Round:
         dice_peer=numbers(met, "dice_peer"),
         dice_before=numbers(met, "dice_ours"),
         dice_after=numbers(left, "dice_ours"),
+        dice_merged=numbers(left, "dice_merged"),
     )
 
 

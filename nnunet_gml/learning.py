@@ -130,7 +130,12 @@ class GossipTrainer(JudgingTrainer):
             return
         visit, self.visit = self.visit, None
         self.peer_network.zero_grad(set_to_none=True)
-        theirs, ours = self.score(self.peer_network), self.score(self.network)
+        theirs, ours, mixed = self.score(self.peer_network), self.score(self.network), []
+
+        def dice_now() -> float:
+            mixed.append(self.score(self.network))
+            return mixed[-1].mean
+
         share = merging.merge(
             merge if self._has_what_we_learnt(visit.peer) else "none",
             self.network,
@@ -138,10 +143,11 @@ class GossipTrainer(JudgingTrainer):
             self.optimizer,
             theirs.mean,
             ours.mean,
-            lambda: self.score(self.network).mean,
+            dice_now,
             self.names_to_keep(),
         )
-        parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, share)
+        merged = {0.0: ours, 1.0: theirs}.get(share) or mixed[-1]
+        parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, merged, share)
         self.say(parting.sentence())
         self.write_down(parting.append_to)
 
@@ -204,7 +210,7 @@ class GossipTrainer(JudgingTrainer):
         self.peer_network.zero_grad(set_to_none=True)
         if visit is not None:
             nothing = Scores.unknown(len(self.classes))
-            parting = Parting(visit.meeting, visit.stay, self.current_epoch, nothing, nothing, 0.0)
+            parting = Parting(visit.meeting, visit.stay, self.current_epoch, nothing, nothing, nothing, 0.0)
             self.write_down(parting.append_to)
 
     def _meet(self, arrival: Arrival) -> None:

@@ -161,6 +161,7 @@ class Parting:
         epoch: our epochs done.
         theirs: the peer's scores now, on the gate's patches.
         ours: our own, before anything is merged.
+        merged: of what our network is from now on, by which the share was chosen.
         share: share of the peer's weights that we took over, 0 to 1.
     """
 
@@ -169,6 +170,7 @@ class Parting:
     epoch: int
     theirs: Scores
     ours: Scores
+    merged: Scores
     share: float
 
     def append_to(self, folder: Path) -> None:
@@ -184,12 +186,13 @@ class Parting:
             mask_share=_numbers(self.stay.mask_share(), 6),
             dice_peer=_numbers(self.theirs.dice),
             dice_ours=_numbers(self.ours.dice),
+            dice_merged=_numbers(self.merged.dice),
             merged=round(self.share, 4),
         )
 
     def sentence(self) -> str:
         """The same for the training log."""
-        taken = f"; {self.share:.0%} of its weights taken over" if self.share else ""
+        taken = f", {self.merged.mean:.3f} with {self.share:.0%} of its weights" if self.share else ""
         return (
             f"round {self.meeting.round}: site {self.meeting.peer} leaves after {self.stay.epochs} epochs; "
             f"mean Dice on our patches {self.meeting.ours.mean:.3f} before, {self.ours.mean:.3f} now{taken}"

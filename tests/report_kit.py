@@ -165,4 +165,5 @@ def _round(number: int, peer: str, organs: Sequence[str]) -> tuple[dict[str, Any
         **both,
         **left,
         "dice_ours": [0.625] * len(organs),
+        "dice_merged": [0.75] * len(organs),
     }

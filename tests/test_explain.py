@@ -13,6 +13,7 @@ from nnunet_gml.explanation import mean_trust, read_rounds
 from nnunet_gml.rounds import _write
 
 CLASSES = ["brainstem", "eyes"]
+LAST = ["0.637", "0.600", "25%"]
 
 
 def met(number: int, peer: str, **changes: object) -> dict:
@@ -46,6 +47,7 @@ def left(number: int, peer: str, **changes: object) -> dict:
         "mask_share": [0.01, None],
         "dice_peer": [0.6, None],
         "dice_ours": [0.55, 0.7],
+        "dice_merged": [0.575, 0.7],
         "merged": 0.25,
         **changes,
     }
@@ -73,6 +75,7 @@ def test_a_round_joins_its_coming_and_its_leaving(run):
     assert found.gain == pytest.approx((0.05, 0.0))
     assert found.mask_share[0] == 0.01 and math.isnan(found.mask_share[1])
     assert math.isnan(found.dice_peer[1])
+    assert found.dice_merged == (0.575, 0.7)
 
 
 def test_a_round_that_was_begun_again_counts_once(run):
@@ -115,7 +118,7 @@ def test_the_tables_say_who_gave_what(run, capsys, monkeypatch):
 
     said = capsys.readouterr().out
     first = next(line for line in said.splitlines() if line.startswith("1 "))
-    assert first.split() == ["1", "10", "east", "0.75", "0.25", "0.12", "5", "0.600", "0.625", "0.600", "25%"]
+    assert first.split() == ["1", "10", "east", "0.75", "0.25", "0.12", "5", "0.600", "0.625", *LAST]
     assert "(west)" in said
     assert next(line.split() for line in said.splitlines() if line.startswith("eyes")) == [
         "eyes",

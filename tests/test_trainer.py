@@ -20,6 +20,7 @@ from nnunet_kit import (
 from trainer_kit import StockTrainer, a_little_further, ledger, log_of, rounds, same_weights
 
 from nnunet_gml import gate, learning, trust, weights
+from nnunet_gml.explanation import read_rounds
 from nnunet_gml.learning import GossipTrainer
 from nnunet_gml.mutual import PeerTooLargeError
 from nnunet_gml.visit import fresh
@@ -119,6 +120,31 @@ def test_a_nan_in_a_peers_file_goes_to_quarantine(run, monkeypatch):
 
     assert ledger(ours)[-1]["verdict"] == "refused" and ledger(ours)[-1]["rule"] == "finite"
     assert same_weights(stock, ours)
+
+
+@pytest.mark.parametrize(
+    ("merge", "margin", "share"), [("lean", 2.0, 0.5), ("best", -2.0, 1.0), ("none", -2.0, 0.0)]
+)
+def test_the_list_of_rounds_says_what_we_are_after_a_merge(run, monkeypatch, merge, margin, share):
+    """Dice of the weights with which the training goes on, and all that `nnunet-gml explain` reads."""
+    monkeypatch.setattr("nnunet_gml.merging.MARGIN", margin)
+
+    class Judged(Mutual):
+        mutual_epochs = 1
+
+        def let_peer_go(self, kind):
+            if self.visit is not None:
+                super().let_peer_go(kind)
+                self.goes_on_with = self.score(self.network)
+
+    Judged.merge = merge
+    ours = run(Judged, peer=a_little_further)
+
+    (found,) = read_rounds(Path(ours.output_folder))
+    assert (found.peer, found.merged, found.weight) == ("south", share, pytest.approx(0.5 / 3))
+    for ours_now, said in zip(ours.goes_on_with.dice.tolist(), found.dice_merged, strict=True):
+        assert said == pytest.approx(ours_now, abs=1e-4, nan_ok=True)
+    assert len(found.trust) == len(found.mask_share) == 5 and max(found.mask_share) > 0
 
 
 def test_a_full_disk_at_a_rounds_end_stops_nobody(run, monkeypatch):

@@ -70,7 +70,8 @@ def _show(console: Console, folder: Path, rounds: list[Round], by_class: bool) -
     console.print(f"[bold]{folder}[/bold]", soft_wrap=True)
     console.print(_round_table(rounds))
     console.print(
-        "Dice before and after, and the peer's: means on our validation patches; (peer): not used\n"
+        "Dice before and after learning with the peer, with what was taken of it, and the peer's: "
+        "means on our validation patches; (peer): not used\n"
     )
     trust = mean_trust(rounds)
     if trust:
@@ -97,6 +98,7 @@ def _round_table(rounds: list[Round]) -> Table:
         "epochs",
         "before",
         "after",
+        "merged",
         "peer's",
         "taken",
     )
@@ -110,20 +112,21 @@ def _round_table(rounds: list[Round]) -> Table:
             _two(r.weight),
             _two(r.ratio),
             str(r.epochs or "-"),
-            *(_three(mean(values)) for values in (r.dice_before, r.dice_after, r.dice_peer)),
+            *(_three(mean(values)) for values in r.dice_of_stages),
             f"{r.merged:.0%}",
         )
     return table
 
 
 def _class_table(r: Round) -> Table:
-    table = _table(f"round {r.number}, {r.peer}", "trust", "mask, % of voxels", "before", "after", "peer's")
+    dice = ("before", "after", "merged", "peer's")
+    table = _table(f"round {r.number}, {r.peer}", "trust", "mask, % of voxels", *dice)
     for number, name in enumerate(r.classes):
         table.add_row(
             name,
             _two(r.trust[number]),
             _three(100 * r.mask_share[number]),
-            *(_three(values[number]) for values in (r.dice_before, r.dice_after, r.dice_peer)),
+            *(_three(values[number]) for values in r.dice_of_stages),
         )
     return table
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_gml.explanation import Round, mean
-from nnunet_gml.palette import BLUE, GREEN, VERMILION
+from nnunet_gml.palette import BLUE, GREEN, ORANGE, VERMILION
 
 
 def draw(rounds: Sequence[Round], path: Path) -> None:
@@ -70,6 +70,7 @@ def _dice(axes: Axes, rounds: Sequence[Round]) -> None:
     for values, colour, marker, label in (
         ([mean(r.dice_before) for r in rounds], BLUE, "o", "ours when the peer came"),
         ([mean(r.dice_after) for r in rounds], GREEN, "s", "ours when it left"),
+        ([mean(r.dice_merged) for r in rounds], ORANGE, "D", "ours with what was taken"),
         ([mean(r.dice_peer) for r in rounds], VERMILION, "^", "the peer's when it came"),
     ):
         axes.plot(places, values, marker=marker, markersize=4, color=colour, label=label)
