@@ -33,6 +33,8 @@ FULL = (2, 16, 96, 128, 128)
 SMALL = (2, 16, 48, 64, 64)
 FOREGROUND = (0.08, 1.0)
 """Organs fill less than a tenth of a head-and-neck patch; and the worst case."""
+TYPES = (torch.float32, torch.float16)
+"""Of the logits: the second is nnU-Net's under autocast on a GPU; the loss computes in float32 anyway."""
 LOSSES = {
     "agree": ClassWiseDistillation(),
     "agree, contrast": ClassWiseDistillation(contrast_weight=0.5),
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    memory = [row for device in devices for row in memory_rows(device, FULL)]
+    memory = [row for device in devices for dtype in TYPES for row in memory_rows(device, FULL, dtype)]
     times = [
         row for device in devices for row in time_rows(device, patch_for(device), args.repeats, FEATURES)
     ]
@@ -73,11 +75,12 @@ def patch_for(device: torch.device) -> tuple[int, ...]:
     return FULL if device.type == "cuda" else SMALL
 
 
-def memory_rows(device: torch.device, shape: tuple[int, ...]) -> list[Memory]:
+def memory_rows(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> list[Memory]:
     """Every loss on a real and on a worst patch."""
+    words_of_logits = f"{'x'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
     rows = []
     for foreground in FOREGROUND:
-        patch = on(random_patch(shape, foreground), device)
+        patch = on(random_patch(shape, foreground), device, dtype)
         unit_bytes = patch.logits.numel() * patch.logits.element_size()
         for name, loss in LOSSES.items():
             forward = peak_bytes(lambda: pull(loss, patch), device)  # noqa: B023 - called at once
@@ -85,7 +88,7 @@ def memory_rows(device: torch.device, shape: tuple[int, ...]) -> list[Memory]:
             rows.append(
                 Memory(
                     words(device),
-                    "x".join(map(str, shape)),
+                    words_of_logits,
                     name,
                     patch.foreground,
                     unit_bytes / 2**20,
@@ -122,10 +125,10 @@ def gradient(loss: ClassWiseDistillation, patch: Patch) -> Tensor:
     return torch.autograd.grad(pull(loss, patch), patch.logits)[0]
 
 
-def on(patch: Patch, device: torch.device) -> Patch:
+def on(patch: Patch, device: torch.device, dtype: torch.dtype = torch.float32) -> Patch:
     """The patch on a device, with a gradient to our logits."""
-    logits, peer_logits, target = (t.to(device) for t in (patch.logits, patch.peer_logits, patch.target))
-    return Patch(logits.requires_grad_(), peer_logits, target)
+    logits, peer_logits = (tensor.to(device, dtype) for tensor in (patch.logits, patch.peer_logits))
+    return Patch(logits.requires_grad_(), peer_logits, patch.target.to(device))
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:

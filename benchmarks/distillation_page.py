@@ -65,7 +65,8 @@ MEMORY = """\
 Peak memory beyond logits, peer's logits and reference, in tensors of the logits' size. One of them is the
 gradient, which every loss has to hand to the network. On a CPU: every allocation and release that
 torch.profiler saw; on CUDA: the allocator's own peak. What the loss needs beside the gradient hardly grows
-with the patch, because it goes through the voxels in pieces. Target: below {target:g}.
+with the patch, because it goes through the voxels in pieces. Under autocast logits are float16, and half as
+large; the loss computes in float32 all the same. Target: below {target:g}.
 """
 TIME = """\
 Medians of {repeats} runs (least to most). *Step*: stock nnU-Net's training step of its standard 3d_fullres

@@ -43,10 +43,11 @@ def test_memory_and_time_of_a_small_patch(bench):
     """Every loss on both patches: more memory for the gradient than for the value, and times above 0."""
     module = bench("distillation")
 
-    memory = module.memory_rows(CPU, SHAPE)
+    memory = [row for dtype in module.TYPES for row in module.memory_rows(CPU, SHAPE, dtype)]
     times = module.time_rows(CPU, (1, 3, 16, 32, 32), 1, features=(2, 2, 2))
 
-    assert [row.loss for row in memory] == [row.loss for row in times] == [*module.LOSSES] * 2
+    assert [row.loss for row in memory] == [row.loss for row in times] * 2 == [*module.LOSSES] * 4
+    assert memory[0].logits_mib == 2 * memory[-1].logits_mib
     assert all(row.whole > 1 and row.forward < row.whole for row in memory)
     assert all(row.loss_seconds.median > 0 and row.step_seconds.median > 0 for row in times)
 
