@@ -131,7 +131,8 @@ class ClassWiseDistillation:
             says = said(z, t, target, places, self.has_regions)
             masks = [class_masks(says, self.mask) & labelled]
             if missing is not None:
-                masks[0] |= missing_masks(says, log_probabilities(t, self.has_regions)) & missing
+                log_peers = log_probabilities(t, self.has_regions)
+                masks[0] |= missing_masks(says, log_peers, self.has_regions) & missing
         asked = questions_in(masks[0])
         terms = [(asked, bernoulli_divergence(self._answers(z, asked), self._answers(t, asked)))]
         if self.contrast_weight:

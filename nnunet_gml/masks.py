@@ -97,18 +97,22 @@ def contrast_masks(says: Says) -> Tensor:
     return says.peers != says.reference
 
 
-def missing_masks(says: Says, log_peers: Tensor) -> Tensor:
+def missing_masks(says: Says, log_peers: Tensor, has_regions: bool) -> Tensor:
     """Where a class is learnt from the peer alone, because this site never contours it: ``(N, C)``, bool.
 
-    The reference has no class at all there, and the peer is sure: it has this one with a probability above
-    0.8, or we have it, the peer has not, and gives it less than 0.2. With the first half alone nothing would
-    ever say "not this class", and it would soon be everywhere.
+    The peer is sure there: it has the class with a probability above 0.8, or we have it, the peer has not,
+    and gives it less than 0.2. With the first half alone nothing would ever say "not this class", and it
+    would soon be everywhere.
+
+    Labels exclude each other, so the reference must be empty there, too. Regions overlap: that one of them is
+    contoured says nothing about another, so a missing region is learnt inside a contoured one as well.
 
     Args:
         says: the reference and both networks.
         log_peers: ``(N, C)``, the peer's log-probability of each class.
+        has_regions: regions (sigmoid) rather than labels (softmax).
     """
-    empty = ~says.reference.any(dim=1, keepdim=True)
     is_there = says.peers & (log_peers > math.log(SURE))
     is_not_there = says.ours & ~says.peers & (log_peers < math.log(1 - SURE))
-    return empty & (is_there | is_not_there)
+    sure = is_there | is_not_there
+    return sure if has_regions else sure & ~says.reference.any(dim=1, keepdim=True)

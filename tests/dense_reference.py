@@ -35,17 +35,20 @@ def dense_loss(
 
 
 def one_voxel(loss, c, z, t, y, is_labelled, is_missing, divergence, contrast) -> None:
-    """Add this voxel's part in class c to the lists."""
+    """Add this voxel's part in class c to the lists.
+
+    A missing class cannot be where another label is; a missing region can be inside another region.
+    """
     ours, peers = says(loss, c, z), says(loss, c, t)
     label = y[c] > 0 if loss.has_regions else y[0] == c + 1
     p, not_p = probability(loss.has_regions, c, z, loss.temperature)
     q, not_q = probability(loss.has_regions, c, t, loss.temperature)
     union = label or ours or peers
     inside = {"gt": label, "union": union, "agree": union and peers == label}[loss.mask] and is_labelled
-    nothing_here = not any(value > 0 for value in y[: len(z)])
+    may_be_here = loss.has_regions or y[0] == 0
     certainty = probability(loss.has_regions, c, t, 1.0)[0]
     yes, no = peers and certainty > SURE, ours and not peers and certainty < 1 - SURE
-    if inside or (is_missing and nothing_here and (yes or no)):
+    if inside or (is_missing and may_be_here and (yes or no)):
         divergence.append(q * math.log(q / p) + not_q * math.log(not_q / not_p))
     if is_labelled and union and peers != label:
         contrast.append(-not_q * math.log(p) if label else -q * math.log(not_p))

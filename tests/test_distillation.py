@@ -96,6 +96,23 @@ def test_equals_plain_reference(mask, has_regions, ignore, temperature):
     assert float(pull.loss) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize("ignore", [False, True])
+def test_a_missing_region_over_contoured_ones_equals_plain_reference(ignore):
+    """Regions 3 and 4 are missing; eight voxels or more of their masks lie in region 1 or 2."""
+    loss = ClassWiseDistillation(True, ignore_label=5 if ignore else None, smoothing=5.0)
+    logits, peer, target = random_case(13, True, ignore)
+    labelled, trust = torch.tensor([True, True, False, False]), torch.tensor([1.0, 0.9, 0.5, 0.4])
+    outside = target[:, :2].any(dim=1, keepdim=True).logical_not()
+    rest = trust, labelled, ~labelled
+
+    pull = loss(logits, peer, target, *rest)
+    elsewhere = loss(*(torch.where(outside, output, -9.0) for output in (logits, peer)), target, *rest)
+
+    value, voxels = dense_loss(loss, logits, peer, target, *rest)
+    assert pull.voxels.tolist() == voxels and float(pull.loss) == pytest.approx(value, rel=1e-5)
+    assert (elsewhere.voxels[2:] > 0).all() and (pull.voxels - elsewhere.voxels)[2:].min() >= 8
+
+
 @pytest.mark.parametrize("has_regions", [False, True])
 @pytest.mark.parametrize("contrast_weight", [0.0, 0.5])
 def test_one_class_equals_plain_reference(has_regions, contrast_weight):

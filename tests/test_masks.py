@@ -47,7 +47,7 @@ def test_missing_needs_an_empty_reference_and_a_peer_that_is_sure():
     peers = torch.tensor([[False, True], [False, True], [False, True], [False, False]])
     log_peers = torch.tensor([[0.0, 0.9], [0.0, 0.9], [0.0, 0.7999], [0.0, 0.9]]).log()
 
-    mask = missing_masks(Says(reference, peers, peers), log_peers)
+    mask = missing_masks(Says(reference, peers, peers), log_peers, has_regions=False)
 
     assert mask[:, 1].tolist() == [True, False, False, False]
     assert not mask[:, 0].any()
@@ -59,9 +59,44 @@ def test_a_missing_class_is_taken_back_where_a_sure_peer_says_no():
     ours = torch.tensor([[False, True], [False, True], [False, True], [False, False]])
     log_peers = torch.tensor([[0.0, 0.1], [0.0, 0.3], [0.0, 0.1], [0.0, 0.1]]).log()
 
-    mask = missing_masks(Says(reference, ours, torch.zeros_like(ours)), log_peers)
+    mask = missing_masks(Says(reference, ours, torch.zeros_like(ours)), log_peers, has_regions=False)
 
     assert mask[:, 1].tolist() == [True, False, False, False]
+
+
+def test_a_missing_region_needs_a_peer_that_is_sure_and_no_empty_reference():
+    """Voxels in which the first region is contoured; the second: yes at 0.9 and 0.7999, no at 0.1 and 0.3."""
+    reference = torch.tensor([[True, False]]).expand(4, 2)
+    ours = torch.tensor([[True, False], [True, False], [True, True], [True, True]])
+    peers = torch.tensor([[True, True], [True, True], [True, False], [True, False]])
+    log_peers = torch.tensor([[0.5, 0.9], [0.5, 0.7999], [0.5, 0.1], [0.5, 0.3]]).log()
+
+    masks = [missing_masks(Says(reference, ours, peers), log_peers, regions) for regions in (True, False)]
+
+    assert masks[0][:, 1].tolist() == [True, False, True, False]
+    assert not masks[1].any() and not masks[0][:, 0].any()
+
+
+@pytest.mark.parametrize("mask", ["gt", "union", "agree"])
+def test_a_missing_region_is_learnt_inside_a_contoured_one(mask):
+    """A whole of 18 voxels is contoured, the core in it is not; the peer sees it in 9, and in 9 says no.
+
+    By hand: p = 1/2 (a logit just above 0, so that we say it), q = 0.9 or 0.1, trust 1/2; each voxel costs
+    k = 0.9 ln 1.8 + 0.1 ln 0.2 = 0.3681, half of it 0.1840. Outside the whole the peer says no, too, and
+    we do not say yes. Both are as sure of the whole, so that it costs nothing.
+    """
+    sure, whole = math.log(9), torch.tensor([1.0, 1.0, -1.0])
+    ours = torch.stack([9 * whole, 1e-6 * whole]).view(1, 2, 3, 1, 1).expand(1, 2, 3, 3, 3)
+    peer = torch.stack([9 * whole, torch.tensor([sure, -sure, -sure])]).view(1, 2, 3, 1, 1).expand(ours.shape)
+    target = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]).view(1, 2, 3, 1, 1).expand(ours.shape)
+    loss = ClassWiseDistillation(has_regions=True, mask=mask, smoothing=0)
+    labelled = torch.tensor([True, False])
+
+    pull = loss(ours, peer, target, torch.tensor([1.0, 0.5]), labelled, ~labelled)
+
+    k = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert pull.voxels.tolist() == [18, 18]
+    assert float(pull.loss) == pytest.approx(k / 2, abs=1e-5)
 
 
 def one_class_missing(q: float, target: float, mask="gt", **settings):
