@@ -21,6 +21,8 @@ pytestmark = pytest.mark.filterwarnings(
 CONTOURED = [name for name in ORGANS if name != "mandible"]
 MANDIBLE = list(ORGANS).index("mandible")
 OTHER_ORDER = [*reversed(ORGANS)]
+WHOLE, CORE = 0, 1
+"""Channels of the regions "organs" and, inside it, "bone"."""
 
 
 class Watched(WaitingTrainer):
@@ -29,11 +31,52 @@ class Watched(WaitingTrainer):
     def on_epoch_start(self) -> None:
         super().on_epoch_start()
         if self.visit is not None:
-            self.peer_seen = self.visit.peer
+            self.peer_seen, self.stay_seen = self.visit.peer, self.visit.stay
 
     def begin_round(self, round_: int) -> None:
         self.offered = {name: t.clone() for name, t in weights.named_tensors(self.network).items()}
         super().begin_round(round_)
+
+
+class InsideTheWhole(Watched):
+    """Every patch lies in a region that is contoured here; the core in it is not."""
+
+    distillation_weight, ramp_rounds, merge = 1.0, 1, "none"
+    contoured = 0
+
+    def initialize(self) -> None:
+        self.initial_lr = 0.1
+        super().initialize()
+
+    def train_step(self, batch: dict) -> dict:
+        for scale in batch["target"]:
+            scale[:, WHOLE], scale[:, CORE] = 1, 0
+        if self.visit is not None:
+            if self.contoured == 0:
+                self.first, self.before = batch, self.core_in(batch)
+            self.contoured += int(self.whole_in(batch).sum())
+        return super().train_step(batch)
+
+    def whole_in(self, batch: dict) -> torch.Tensor:
+        """All but what the ignore label marks."""
+        return batch["target"][0][:, -1] == 0
+
+    def core_in(self, batch: dict) -> float:
+        """Mean probability of the core where the whole is contoured."""
+        with torch.no_grad():
+            return float(self.network(batch["data"])[0][:, CORE].sigmoid()[self.whole_in(batch)].mean())
+
+
+def without_bone(text: str, _) -> str:
+    """North contours the whole, but not the core."""
+    head, north, south = text.split("[[sites]]")
+    return "[[sites]]".join([head, f'{north}\nlabelled = ["organs", "paired"]\n', south])
+
+
+def sure_of_the_core(network: torch.nn.Module) -> None:
+    """Sees it everywhere."""
+    a_little_further(network)
+    weights.named_tensors(network)["decoder.seg_layers.1.bias"][CORE] = 9.0
 
 
 def without_mandible(text: str, data: object) -> str:
@@ -62,7 +105,7 @@ def offer_of_north(trainer) -> tuple:
     return manifest, weights.read(outbox / manifest.payload, trainer.network, manifest.dtype)[0]
 
 
-def test_an_organ_that_is_not_contoured_here_is_learnt_from_the_peer_only(run):
+def test_an_organ_that_is_not_contoured_here_is_left_to_the_peer(run):
     """Supervised with the marginal background; the manifest claims neither contours nor Dice of it."""
     ours = run(Watched, peer=a_little_further, federation=without_mandible)
 
@@ -73,6 +116,15 @@ def test_an_organ_that_is_not_contoured_here_is_learnt_from_the_peer_only(run):
     manifest, _ = offer_of_north(ours)
     assert manifest.labelled == tuple(CONTOURED) and "mandible" not in manifest.dice
     assert all(torch.isfinite(t).all() for t in weights.named_tensors(ours.network).values())
+
+
+def test_a_region_inside_a_contoured_one_is_learnt_from_the_peer(run):
+    """The missing core's mask is every voxel of the whole, step after step, and there the core comes up."""
+    ours = run(InsideTheWhole, "regions", peer=sure_of_the_core, epochs=8, federation=without_bone)
+
+    assert ours.peer_seen.missing.tolist() == [False, True, False]
+    assert ours.stay_seen.mask_voxels[CORE] == ours.contoured > 0
+    assert ours.before < 0.5 and ours.core_in(ours.first) > 0.7
 
 
 def test_an_organ_that_nobody_has_taught_yet_is_background(run):
