@@ -65,7 +65,11 @@ class FedAvgTrainer(AveragingTrainer):
     in_lock_step = True
 
     def prepare(self) -> None:
-        """With a proximal term: nothing pulls in the warm-up; after ``--c`` the last round's end does."""
+        """With a proximal term: nothing pulls in the warm-up; after ``--c`` the last mean does.
+
+        It is what was loaded: the latest checkpoint is never from between two rounds' ends. One from before
+        the mean of its round begins that round again.
+        """
         super().prepare()
         if self.proximal_weight:
             self.proximal = ProximalTerm(self.network, self.optimizer, self.proximal_weight)

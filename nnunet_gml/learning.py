@@ -233,7 +233,7 @@ class GossipTrainer(JudgingTrainer):
         if meeting.is_useful:
             self.visit = self._visit(meeting)
             self.let_hide(self.visit.peer.missing.cpu() & (meeting.trust > 0))
-            self.save_latest()
+        self.save_latest()
 
     def _visit(self, meeting: Meeting) -> Visit:
         with self.as_network(self.peer_network):

@@ -1,5 +1,6 @@
 """The frame of every trainer here: where nnU-Net and the courier meet, round by round."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,11 @@ class FederatedTrainer(SiteTrainer):
     """The last round whose exchange was begun."""
 
     def initialize(self) -> None:
-        """See `SiteTrainer.initialize`; checkpoints are written at every round's end."""
+        """See `SiteTrainer.initialize`; when the latest checkpoint is written is not left to nnU-Net."""
         self.ranks = Ranks()
         self.restored: dict[str, Any] = {}
         super().initialize()
-        self.save_every = self.epochs_per_round
+        self.save_every = sys.maxsize
 
     def on_train_start(self) -> None:
         """Open the mailbox before, and start the courier after, nnU-Net has prepared itself."""
@@ -97,13 +98,19 @@ class FederatedTrainer(SiteTrainer):
         }
 
     def on_epoch_end(self) -> None:
-        """nnU-Net counts the epoch and saves; then, at a round's end, offer ours and send for others'."""
+        """nnU-Net counts the epoch; at a round's end save, offer ours and send for others'.
+
+        In the warm-up it is saved as often. Between two rounds' ends it is not: whoever continued there
+        would not know what was sent for, nor FedProx the last mean.
+        """
         super().on_epoch_end()
-        if self._is_round_end() and self.current_epoch < self.num_epochs:
+        if self.current_epoch >= self.num_epochs:
+            return
+        if (self.current_epoch - self.warmup_epochs) % self.epochs_per_round == 0:
+            self.save_latest()
+        if self._is_round_end():
             if self.ranks.is_first:
                 progress_picture.try_to_draw(Path(self.output_folder), self.say)
-            if self.current_epoch % self.save_every:
-                self.save_latest()
             self.begin_round(self._due_round())
 
     def begin_round(self, round_: int) -> None:

@@ -173,9 +173,11 @@ def build_trainer(
     return trainer
 
 
-def sites_for(folder: Path, data: Path, configuration: str = CONFIGURATION) -> dict[str, Site]:
-    """North and south, with the plans digest of the data set, reading each other's folder."""
-    sites = build_sites(folder)
+def sites_for(
+    folder: Path, data: Path, configuration: str = CONFIGURATION, names: tuple[str, ...] = ("north", "south")
+) -> dict[str, Site]:
+    """Sites with the plans digest of the data set, reading each other's folder."""
+    sites = build_sites(folder, names)
     text = (folder / "federation.toml").read_text()
     digest = plans_digest(*plans_of(data), configuration)
     old = next(iter(sites.values())).federation.plans_digest
