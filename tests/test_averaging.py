@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from nnunet_kit import wait_for_arrival
+from nnunet_kit import build_trainer, wait_for_arrival
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from trainer_kit import StockTrainer, a_little_further, ledger, log_of, rounds, same_weights
 
 from nnunet_gml import weights
@@ -20,18 +21,26 @@ def copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in weights.named_tensors(network).items()}
 
 
+def momentum_of(trainer) -> list[torch.Tensor]:
+    return [state["momentum_buffer"].clone() for state in trainer.optimizer.state.values()]
+
+
+def are_scaled(before: list[torch.Tensor], after: list[torch.Tensor], factor: float) -> bool:
+    """Whether all is multiplied by the factor, a power of two, and not all is 0."""
+    assert len(before) == len(after) and any(tensor.any() for tensor in before)
+    return all(torch.equal(new, factor * old) for old, new in zip(before, after, strict=True))
+
+
 class HalfAndHalf(GossipAverageTrainer):
     warmup_epochs = 1
 
     def on_epoch_start(self) -> None:
         if self.current_epoch == 1:
             wait_for_arrival(self.exchange)
-            self.before = copy_of(self.network)
+            self.before, self.momentum_before = copy_of(self.network), momentum_of(self)
         super().on_epoch_start()
         if self.current_epoch == 1:
-            self.after = copy_of(self.network)
-            buffers = [state["momentum_buffer"] for state in self.optimizer.state.values()]
-            self.momentum = float(torch.stack([buffer.norm() for buffer in buffers]).norm())
+            self.after, self.momentum_after = copy_of(self.network), momentum_of(self)
 
 
 class Together(FedAvgTrainer):
@@ -39,9 +48,9 @@ class Together(FedAvgTrainer):
     cases = 3
 
     def begin_round(self, round_: int) -> None:
-        self.before = copy_of(self.network)
+        self.before, self.momentum_before = copy_of(self.network), momentum_of(self)
         super().begin_round(round_)
-        self.after = copy_of(self.network)
+        self.after, self.momentum_after = copy_of(self.network), momentum_of(self)
 
     def training_cases(self) -> int:
         return self.cases
@@ -74,13 +83,13 @@ def test_gossip_averaging_takes_half_of_the_peer(run):
     assert [(line["event"], line["peer"], line["merged"]) for line in rounds(ours)] == [
         ("averaged", "south", 0.5)
     ]
-    assert ours.momentum > 0
+    assert are_scaled(ours.momentum_before, ours.momentum_after, 0.5)
     assert not hasattr(ours, "peer_network")
 
 
 @pytest.mark.parametrize(("cls", "ours_share"), [(Together, 0.5), (OneOfFour, 0.25)])
 def test_fedavg_weighs_sites_by_their_cases(run, cls, ours_share):
-    """South has 3 cases; with 3 of ours 1/2 each, with 1 of ours 1/4 to 3/4."""
+    """South has 3 cases; with 3 of ours 1/2 each, with 1 of ours 1/4 to 3/4. So much momentum is left."""
     peer = PeerWeights()
     ours = run(cls, peer=peer, epochs=2)
 
@@ -88,6 +97,7 @@ def test_fedavg_weighs_sites_by_their_cases(run, cls, ours_share):
         travelled = ours.before[name].half().float()
         expected = ours_share * travelled + (1 - ours_share) * peer.tensors[name]
         assert torch.allclose(tensor, expected, atol=1e-6), name
+    assert are_scaled(ours.momentum_before, ours.momentum_after, ours_share)
     assert f"mean of 2 sites: north {ours_share:.2f}, south {1 - ours_share:.2f}" in log_of(ours)
 
 
@@ -164,6 +174,35 @@ def test_fedprox_pulls_nowhere_in_the_warm_up(run):
     ours = run(type("WarmingUp", (Held,), {"warmup_epochs": 10}), epochs=2)
 
     assert same_weights(stock, ours)
+
+
+def test_fedprox_is_held_near_the_last_mean_after_a_kill(run, phantom_data):
+    """Rounds at other epochs than multiples of their length: no checkpoint is from between two means."""
+    means: list[list[torch.Tensor]] = []
+
+    class KilledInARound(Held):
+        epochs_per_round = 4
+
+        def begin_round(self, round_: int) -> None:
+            super().begin_round(round_)
+            means.append([parameter.detach().clone() for parameter in self.network.parameters()])
+
+        def on_train_epoch_start(self) -> None:
+            super().on_train_epoch_start()
+            if self.current_epoch == 4:
+                self.exchange.stop()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(KilledInARound, peer=a_little_further, epochs=8)
+    again = build_trainer(KilledInARound, phantom_data(), epochs=8)
+    maybe_load_checkpoint(again, True, False)
+    again.on_train_start()
+    again.exchange.stop()
+
+    (mean,) = means
+    assert len(again.proximal._anchor) == len(mean)
+    assert all(torch.equal(*pair) for pair in zip(again.proximal._anchor, mean, strict=True))
 
 
 def test_a_refused_peer_is_not_waited_for(run, monkeypatch):
