@@ -335,7 +335,7 @@ def test_a_better_peers_weights_are_taken_over_when_it_leaves(run, monkeypatch):
     ours = run(leaves_after(Mutual, merge="best"), peer=a_little_further)
 
     assert rounds(ours)[1]["event"] == "left" and rounds(ours)[1]["merged"] == 1.0
-    assert "100% of its weights taken over" in log_of(ours)
+    assert "with 100% of its weights" in log_of(ours)
 
 
 @pytest.mark.parametrize(
