@@ -6,7 +6,7 @@ leaving normalisation layers out is FedBN's idea (arXiv:2102.07623).
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,12 @@ def merge(
 
     Returns:
         The share, 0 where everything stays ours; so does a peer whose weights are not finite.
+
+    Raises:
+        ValueError: another kind.
     """
+    if kind not in get_args(MergeKind):
+        raise ValueError(f"merge is {kind!r}, but must be one of {', '.join(get_args(MergeKind))}")
     theirs = named_tensors(peer_network)
     if kind == "none" or not all_finite(theirs):
         return 0.0

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from nnunet_gml.partial_labels import MarginalBackground
 from nnunet_gml.planning.plan_documents import difference_from
 from nnunet_gml.planning.plans import by_name, contract_of, labelled_by
 from nnunet_gml.ranks import Ranks
+from nnunet_gml.settings import check_choices
 from nnunet_gml.site_trainer import SiteTrainer
 from peer_sync.errors import ConfigError
 from peer_sync.gossip import draw_peer, is_round_end, round_number
@@ -36,7 +37,7 @@ class FederatedTrainer(SiteTrainer):
     warmup_epochs: int = 50
     """Epochs of stock training before the first exchange."""
     epochs_per_round: int = 10
-    merge_exclude: str = ""
+    merge_exclude: Literal["", "normalization"] = ""
     """``normalization``: layers that stay each site's own where weights are averaged (as in FedBN)."""
 
     in_lock_step: bool = False
@@ -55,9 +56,10 @@ class FederatedTrainer(SiteTrainer):
 
     def on_train_start(self) -> None:
         """Open the mailbox before, and start the courier after, nnU-Net has prepared itself."""
-        if not self.was_initialized:
-            self.initialize()
         try:
+            check_choices(self)
+            if not self.was_initialized:
+                self.initialize()
             self.site = self.site or site_from_environment()
             if self.ranks.is_first:
                 self.exchange = self.new_exchange()

@@ -305,6 +305,13 @@ def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expecte
     assert merged(kind, dice_peer, dice_ours, dice_after) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("dice_peer", [0.9, 0.1, math.nan])
+def test_another_kind_of_merge_is_refused(dice_peer):
+    """A slip of the pen is no ``best``; the message has what was given and what there is."""
+    with pytest.raises(ValueError, match="merge is 'selct', but must be one of none, best"):
+        merged("selct", dice_peer, 0.5)
+
+
 @pytest.mark.parametrize("kind", ["best", "weighted", "select", "lean"])
 def test_a_peer_that_is_not_finite_changes_nothing(kind):
     """One NaN in its weights, however good it is said to be."""

@@ -78,7 +78,9 @@ def test_an_unknown_attribute_names_the_nearest():
     assert "distillation_weight" in refused.value.hint
 
 
-@pytest.mark.parametrize("setting", ["mask=everywhere", "peer_learns=1", "mutual_epochs=0.5", "mask=1"])
+@pytest.mark.parametrize(
+    "setting", ["mask=everywhere", "peer_learns=1", "mutual_epochs=0.5", "mask=1", "merge_exclude=norm"]
+)
 def test_a_value_of_another_kind_is_refused(setting):
     """Booleans, whole numbers and the words that the trainer lists."""
     with pytest.raises(ConfigError, match="in arm a"):

@@ -12,10 +12,10 @@ import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
 
 from nnunet_gml.installed import trainers_folder
-from nnunet_gml.simulation.recipe import ADAM, ENSEMBLE, LOCK_STEP, Arm, Recipe, Value
+from nnunet_gml.settings import Value, choices_of, listed, settings_of
+from nnunet_gml.simulation.recipe import ADAM, ENSEMBLE, LOCK_STEP, Arm, Recipe
 from nnunet_gml.simulation.workspace import other_trainer_folders
 from peer_sync.errors import ConfigError
 
@@ -129,32 +129,17 @@ def check_attributes(arm: Arm) -> None:
     if not arm.attributes:
         return
     trainer = trainer_class(arm.trainer)
-    known = settings_of(trainer)
-    hints = get_type_hints(trainer)
+    known, choices = settings_of(trainer), choices_of(trainer)
     for name, value in arm.attributes:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             hint = f"the nearest known one is {nearest[0]}" if nearest else "it has none that an arm can set"
             raise ConfigError(f"{arm.trainer} has no attribute {name!r} (arm {arm.name})", hint)
-        choices = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else ()
-        if not _fits(value, known[name]) or (choices and value not in choices):
-            expected = " or ".join(map(repr, choices)) or type(known[name]).__name__
+        if not _fits(value, known[name]) or value not in choices.get(name, (value,)):
+            expected = listed(choices.get(name, ())) or type(known[name]).__name__
             raise ConfigError(
                 f"{name} of {arm.trainer} is {value!r} in arm {arm.name}", f"it must be {expected}"
             )
-
-
-def settings_of(trainer: type) -> dict[str, Value]:
-    """Class attributes with simple values that this project's (or a user's) trainers have, by name."""
-    found: dict[str, Value] = {}
-    for base in reversed(trainer.__mro__):
-        if not base.__module__.startswith(("nnunetv2.", "builtins")):
-            found |= {
-                name: value
-                for name, value in vars(base).items()
-                if isinstance(value, Value) and not name.startswith("_")
-            }
-    return found
 
 
 def _fits(value: Value, default: Value) -> bool:

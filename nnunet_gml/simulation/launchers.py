@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.settings import Value
 from nnunet_gml.simulation.processes import POLL_SECONDS, STOP_SECONDS, Here, Job, Running
-from nnunet_gml.simulation.recipe import Value, parse_setting
+from nnunet_gml.simulation.recipe import parse_setting
 from peer_sync.errors import ConfigError
 
 CLUSTERS = ("slurm", "local")

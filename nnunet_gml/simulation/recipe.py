@@ -9,10 +9,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_gml.settings import Value
 from peer_sync.errors import ConfigError
 
-Value = bool | int | float | str
-"""What a trainer's class attribute may be set to."""
 STOCK = "nnUNetTrainer"
 ENSEMBLE = "ensemble"
 POOLED = "pooled"

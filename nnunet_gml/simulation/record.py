@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_gml import __version__
-from nnunet_gml.simulation.arms import chosen_settings, is_stock, settings_of, trainer_class
+from nnunet_gml.settings import Value, settings_of
+from nnunet_gml.simulation.arms import chosen_settings, is_stock, trainer_class
 from nnunet_gml.simulation.commands import has_checkpoint
-from nnunet_gml.simulation.recipe import Arm, Recipe, Value, parse_arm
+from nnunet_gml.simulation.recipe import Arm, Recipe, parse_arm
 from nnunet_gml.simulation.workspace import SiteSpace
 from peer_sync.errors import ConfigError
 
