@@ -340,10 +340,17 @@ def test_a_better_peers_weights_are_taken_over_when_it_leaves(run, monkeypatch):
 
 @pytest.mark.parametrize(
     "attributes",
-    [{"contrast_weight": 0.5}, {"temperature": 2.0}, {"uses_trust": False}, {"mask": "union"}],
+    [
+        {"contrast_weight": 0.5},
+        {"temperature": 2.0},
+        {"uses_trust": False},
+        {"mask": "union"},
+        {"mask": "gt"},
+        {"ramp_rounds": 1},
+    ],
 )
 def test_every_setting_of_the_method_changes_what_is_learnt(run, attributes):
-    """Contrast, temperature, full trust, another mask: each its own weights in the end, all finite."""
+    """Contrast, temperature, full trust, another mask, λ at once: each its own weights, all finite."""
     plain = run(Mutual, peer=a_little_further)
     other = run(type("Other", (Mutual,), attributes), peer=a_little_further)
 
