@@ -10,6 +10,7 @@ from courier_kit import build_sites
 from nnunet_kit import CONFIGURATION, plans_of
 
 from nnunet_gml.cli import main
+from nnunet_gml.installed import trainers_folder
 from nnunet_gml.planning.plans import plans_digest
 from peer_sync.site import SITE_VARIABLE
 
@@ -24,25 +25,30 @@ def test_trainers_prints_a_folder_that_nnunet_can_use(capsys):
     assert all(name.startswith("nnUNetTrainer") for name in names)
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerGML", "nnUNetTrainerGMLFrozen"])
-def test_nnunet_finds_each_trainer_by_its_name(name):
-    """nnU-Net's own look-up, through its own variable."""
+TRAINERS = sorted(path.stem for path in trainers_folder().glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def found_trainers():
+    """Of every file in the folder: name and origin of the class that nnU-Net's own look-up finds."""
     code = (
         "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
-        f"print('found', find({name!r}).__mro__[1].__name__)"
+        f"for found in map(find, {TRAINERS!r}): print('found', found.__name__, found.__mro__[1].__module__)"
     )
-    folder = subprocess.run(
-        [sys.executable, "-m", "nnunet_gml.cli", "trainers"], capture_output=True, text=True
-    )
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, "nnUNet_extTrainer": folder.stdout.strip()},
+        env={**os.environ, "nnUNet_extTrainer": str(trainers_folder())},
     )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
-    assert "found " in done.stdout and "GossipTrainer" in done.stdout, done.stderr[-2000:]
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nnunet_finds_each_trainer_by_its_name(found_trainers, name):
+    """Through nnU-Net's own variable; every file has the class that it is named after."""
+    assert f"found {name} nnunet_gml." in found_trainers
 
 
 def test_keygen_makes_keys_that_only_the_owner_can_read(tmp_path, capsys):
