@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from nnunet_gml import gate
 from nnunet_gml.exchange import Arrival
+from nnunet_gml.learners import Peer
+from nnunet_gml.rounds import Meeting
 from nnunet_gml.trainer import FederatedTrainer
 from nnunet_gml.trust import Scores, TrustMemory, trust_per_class
 
@@ -54,6 +56,25 @@ class JudgingTrainer(FederatedTrainer):
         scores: Scores = self.ranks.share(Scores(found.dice, found.is_present & self.labelled_here))
         return scores
 
+    def judge(self, arrival: Arrival, network: nn.Module, weight: float) -> Meeting:
+        """A peer that has just come against ourselves.
+
+        Args:
+            arrival: how it came.
+            network: with its weights.
+            weight: how much its pull is to count (λ).
+        """
+        theirs, ours = self.score(network), self.score(self.network)
+        return Meeting.of(
+            arrival,
+            epoch=self.current_epoch,
+            classes=self.classes,
+            theirs=theirs,
+            ours=ours,
+            trust=self.trust_in(arrival, theirs, ours),
+            weight=weight,
+        )
+
     def trust_in(self, arrival: Arrival, theirs: Scores, ours: Scores) -> Tensor:
         """``(C,)``, 0 to 1: how far a peer that has just come is believed in each class."""
         peer = arrival.delivery.peer
@@ -64,6 +85,10 @@ class JudgingTrainer(FederatedTrainer):
         trust = trust_per_class(theirs, ours, self.labelled_at(peer), declared)
         smoothed: Tensor = self.ranks.share(self.trust_memory.smoothed(peer, trust))
         return smoothed
+
+    def has_what_we_learnt(self, peer: Peer) -> bool:
+        """Its weights cannot cost us a class that others have taught us, whose Dice we cannot measure."""
+        return not bool((self.learnt_from_others & ~peer.missing.cpu()).any())
 
     @contextmanager
     def as_network(self, network: nn.Module) -> Iterator[None]:

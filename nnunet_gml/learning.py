@@ -12,9 +12,10 @@ from nnunet_gml import merging, weights
 from nnunet_gml.distillation import ClassWiseDistillation, MaskKind
 from nnunet_gml.exchange import Arrival
 from nnunet_gml.judging import JudgingTrainer
-from nnunet_gml.learners import Learner, Method, Peer
+from nnunet_gml.learners import Learner, Method
 from nnunet_gml.merging import MergeKind
 from nnunet_gml.mutual import PeerTooLargeError, StepReport, train_with_peer
+from nnunet_gml.outputs import moved
 from nnunet_gml.rounds import Meeting, Parting, Stay
 from nnunet_gml.trainer import LATEST
 from nnunet_gml.trust import Scores
@@ -117,12 +118,9 @@ class GossipTrainer(JudgingTrainer):
     def federation_changed(self) -> None:
         """A site that was taken out is not learnt from any longer, and none of its weights are merged."""
         super().federation_changed()
-        if self.visit is not None and not self._is_peer(self.visit.meeting.peer):
+        if self.visit is not None and not self.is_peer(self.visit.meeting.peer):
             self.say(f"site {self.visit.meeting.peer} was taken out of federation.toml, so it leaves now")
             self.let_peer_go("none")
-
-    def _is_peer(self, site: str) -> bool:
-        return site in self.own_site.federation.peers_of(self.own_site.name)
 
     def let_peer_go(self, merge: MergeKind) -> None:
         """Score both networks once more, merge if asked to, write it down, and drop the peer."""
@@ -137,7 +135,7 @@ class GossipTrainer(JudgingTrainer):
             return mixed[-1].mean
 
         share = merging.merge(
-            merge if self._has_what_we_learnt(visit.peer) else "none",
+            merge if self.has_what_we_learnt(visit.peer) else "none",
             self.network,
             self.peer_network,
             self.optimizer,
@@ -150,10 +148,6 @@ class GossipTrainer(JudgingTrainer):
         parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, merged, share)
         self.say(parting.sentence())
         self.write_down(parting.append_to)
-
-    def _has_what_we_learnt(self, peer: Peer) -> bool:
-        """Its weights cannot cost us a class that others have taught us, whose Dice we cannot measure."""
-        return not bool((self.learnt_from_others & ~peer.missing.cpu()).any())
 
     def _room_for_a_peer(self) -> nn.Module:
         network = copy.deepcopy(weights.unwrap(self.network))
@@ -179,12 +173,9 @@ class GossipTrainer(JudgingTrainer):
         return report
 
     def _two_network_step(self, visit: Visit, batch: dict[str, Any]) -> StepReport:
-        target = batch["target"]
         return train_with_peer(
             batch["data"].to(self.device, non_blocking=True),
-            [scale.to(self.device, non_blocking=True) for scale in target]
-            if isinstance(target, list)
-            else target.to(self.device, non_blocking=True),
+            moved(batch["target"], self.device),
             Learner(self.network, self.optimizer, self.grad_scaler),
             visit.peer,
             self.method,
@@ -215,17 +206,8 @@ class GossipTrainer(JudgingTrainer):
 
     def _meet(self, arrival: Arrival) -> None:
         """Score the peer against ourselves, and learn with it if it is trusted in any class."""
-        round_ = arrival.delivery.round
-        theirs, ours = self.score(self.peer_network), self.score(self.network)
-        meeting = Meeting.of(
-            arrival,
-            epoch=self.current_epoch,
-            classes=self.classes,
-            theirs=theirs,
-            ours=ours,
-            trust=self.trust_in(arrival, theirs, ours),
-            weight=self.distillation_weight * min(1.0, round_ / max(1, self.ramp_rounds)),
-        )
+        ramp = min(1.0, arrival.delivery.round / max(1, self.ramp_rounds))
+        meeting = self.judge(arrival, self.peer_network, self.distillation_weight * ramp)
         self.say(meeting.sentence(self.mutual_epochs))
         if self.ranks.is_first:
             self.exchange.met(arrival, float(meeting.trust.mean()))
@@ -251,7 +233,7 @@ class GossipTrainer(JudgingTrainer):
         if state is None:
             return
         meeting = Meeting.from_dict(state["meeting"])
-        if not self._is_peer(meeting.peer):
+        if not self.is_peer(meeting.peer):
             self.say(f"site {meeting.peer} was taken out of federation.toml: continued without it")
             return
         self.visit = self._visit(meeting)

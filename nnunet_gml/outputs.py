@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 Output = Tensor | list[Tensor]
@@ -25,3 +26,10 @@ def constant(output: Output) -> Output:
     if isinstance(output, (list, tuple)):
         return [scale.detach() for scale in output]
     return output.detach()
+
+
+def moved(output: Output, device: torch.device) -> Output:
+    """The same on a device; from page-locked memory it goes there while the GPU computes."""
+    if isinstance(output, (list, tuple)):
+        return [scale.to(device, non_blocking=True) for scale in output]
+    return output.to(device, non_blocking=True)

@@ -59,6 +59,10 @@ class SiteTrainer(nnUNetTrainer):
         names = labelled_by(self.own_site.federation.member(site), self.classes)
         return torch.tensor([name in names for name in self.classes])
 
+    def is_peer(self, site: str) -> bool:
+        """Whether a site is in our federation, and is not our own."""
+        return site in self.own_site.federation.peers_of(self.own_site.name)
+
     def _build_loss(self) -> Any:  # noqa: ANN401 - nnU-Net's, not typed
         """nnU-Net's loss; where a class is never contoured here, it may hide in the background."""
         loss = super()._build_loss()
