@@ -33,8 +33,10 @@ from peer_sync.site import Site, load_site
 
 DATASET_ID = 901
 CONFIGURATION = "3d_small"
+PLANS = "nnUNetPlans"
 IGNORE = len(ORGANS) + 1
 MANY = "many configurations"
+ONLY_REGIONS = "regions without an ignore label"
 LABELS: Mapping[str, Mapping[str, object]] = {
     "labels": {},
     MANY: {},
@@ -49,8 +51,12 @@ LABELS: Mapping[str, Mapping[str, object]] = {
         },
         "regions_class_order": [1, 3, 4],
     },
+    ONLY_REGIONS: {
+        "labels": {"background": 0, "organs": [1, 2, 3, 4, 5], "bone": [3], "paired": [4, 5]},
+        "regions_class_order": [1, 3, 4],
+    },
 }
-"""Changes to dataset.json: plain labels, labels with an ignore label, regions with one."""
+"""Changes to dataset.json: plain labels, labels with an ignore label, regions with one and without."""
 RECIPE = Recipe(
     datasets=(),
     trainers=(),
@@ -85,7 +91,7 @@ def _preprocess_here(folder: Path, kind: str) -> None:
     raw = write_dataset(folder / "nnUNet_raw", DATASET_ID, "north", 3, training_cases=4, test_cases=1)
     description = json.loads((raw / "dataset.json").read_text()) | LABELS[kind]
     (raw / "dataset.json").write_text(json.dumps(description))
-    if kind not in ("labels", MANY):
+    if "ignore" in description["labels"]:
         for path in sorted((raw / "labelsTr").glob("*.nii.gz")):
             _ignore_a_slab(path)
     extract_fingerprint_dataset(DATASET_ID, num_processes=1)
@@ -153,33 +159,42 @@ def use_folders(folder: Path, monkeypatch: pytest.MonkeyPatch, results: Path | N
         monkeypatch.setenv(name, value)
 
 
-def plans_of(folder: Path) -> tuple[dict, dict]:
+def plans_of(folder: Path, plans: str = PLANS) -> tuple[dict, dict]:
     """Plans and dataset.json of the preprocessed data set."""
     (base,) = (folder / "nnUNet_preprocessed").glob("Dataset*")
-    plans, dataset_json = (
-        json.loads((base / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset")
-    )
-    return plans, dataset_json
+    content, dataset_json = (json.loads((base / f"{name}.json").read_text()) for name in (plans, "dataset"))
+    return content, dataset_json
 
 
 def build_trainer(
-    cls: type, data: Path, epochs: int = 2, iterations: int = 2, configuration: str = CONFIGURATION
+    cls: type,
+    data: Path,
+    epochs: int = 2,
+    iterations: int = 2,
+    configuration: str = CONFIGURATION,
+    plans: str = PLANS,
 ):
     """The trainer as nnU-Net's command makes it, with a short run."""
-    plans, dataset_json = plans_of(data)
-    trainer = cls({**plans, "continue_training": False}, configuration, 0, dataset_json, torch.device("cpu"))
+    content, dataset_json = plans_of(data, plans)
+    trainer = cls(
+        {**content, "continue_training": False}, configuration, 0, dataset_json, torch.device("cpu")
+    )
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
     trainer.num_val_iterations_per_epoch = 1
     return trainer
 
 
 def sites_for(
-    folder: Path, data: Path, configuration: str = CONFIGURATION, names: tuple[str, ...] = ("north", "south")
+    folder: Path,
+    data: Path,
+    configuration: str = CONFIGURATION,
+    names: tuple[str, ...] = ("north", "south"),
+    plans: str = PLANS,
 ) -> dict[str, Site]:
     """Sites with the plans digest of the data set, reading each other's folder."""
     sites = build_sites(folder, names)
     text = (folder / "federation.toml").read_text()
-    digest = plans_digest(*plans_of(data), configuration)
+    digest = plans_digest(*plans_of(data, plans), configuration)
     old = next(iter(sites.values())).federation.plans_digest
     (folder / "federation.toml").write_text(text.replace(old, digest))
     return {name: load_site(folder / f"{name}.toml") for name in sites}
@@ -236,9 +251,9 @@ def offer_network(site: Site, network: torch.nn.Module, classes: tuple[str, ...]
     mailbox.close()
 
 
-def offer_like_a_peer(site: Site, data: Path, configuration: str = CONFIGURATION) -> None:
+def offer_like_a_peer(site: Site, data: Path, configuration: str = CONFIGURATION, plans: str = PLANS) -> None:
     """Publish what a peer may have: the federation's initial weights, moved by 1 %."""
-    trainer = build_trainer(nnUNetTrainer, data, configuration=configuration)
+    trainer = build_trainer(nnUNetTrainer, data, configuration=configuration, plans=plans)
     with randomness_of(site.federation.seed, "initial weights"):
         trainer.initialize()
     generator = torch.Generator().manual_seed(5)

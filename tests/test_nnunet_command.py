@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from nnunet_kit import CONFIGURATION, MANY, folders, offer_like_a_peer, sites_for, use_folders
+from nnunet_kit import (
+    CONFIGURATION,
+    MANY,
+    ONLY_REGIONS,
+    PLANS,
+    folders,
+    offer_like_a_peer,
+    sites_for,
+    use_folders,
+)
 
 from nnunet_gml.installed import command, trainers_folder
 from peer_sync.site import SITE_VARIABLE
@@ -24,9 +33,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TRAINER = "nnUNetTrainerGML_quick"
 VARIANT = f"""
 import time
+from pathlib import Path
 import torch
 from nnunet_kit import wait_for_arrival
-from nnunet_gml import trust
+from nnunet_gml import trust, weights
 from nnunet_gml.learning import GossipTrainer
 
 trust.LEAST_DICE = -1.0
@@ -49,6 +59,11 @@ class {TRAINER}(GossipTrainer):
             wait_for_arrival(self.exchange)
         time.sleep(self.seconds)
         super().on_epoch_start()
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 0:
+            torch.save(weights.named_tensors(self.network), Path(self.output_folder) / "initial.pth")
 
 
 class {TRAINER}_slow({TRAINER}):
@@ -73,12 +88,12 @@ class Command:
             "PYTHONPATH": str(Path(__file__).parent),
         }
 
-    def federate(self, configuration: str) -> None:
+    def federate(self, configuration: str, plans: str = PLANS) -> None:
         """Sites for this configuration; south has offered."""
         home = self.folder / f"sites-{configuration}"
         home.mkdir()
-        self.sites = sites_for(home, self.data, configuration)
-        offer_like_a_peer(self.sites["south"], self.data, configuration)
+        self.sites = sites_for(home, self.data, configuration, plans)
+        offer_like_a_peer(self.sites["south"], self.data, configuration, plans)
         self.environment[SITE_VARIABLE] = str(self.sites["north"].path)
 
     def start(self, *words: str, trainer: str = TRAINER) -> subprocess.Popen[str]:
@@ -90,6 +105,16 @@ class Command:
             text=True,
         )
 
+    def prepare(self, name: str, *words: str) -> None:
+        """Run another of nnU-Net's commands on the data set; it must end well."""
+        done = subprocess.run(
+            [command(name), "-d", "901", *words],
+            env=self.environment | {"nnUNet_n_proc_DA": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def run(self, *words: str) -> str:
         """What it said; it must end well."""
         process = self.start(*words)
@@ -97,9 +122,9 @@ class Command:
         assert process.returncode == 0, said[-4000:]
         return said
 
-    def fold(self, configuration: str, fold: str = "0", trainer: str = TRAINER) -> Path:
+    def fold(self, configuration: str, fold: str = "0", trainer: str = TRAINER, plans: str = PLANS) -> Path:
         (base,) = self.results.glob("Dataset*")
-        return base / f"{trainer}__nnUNetPlans__{configuration}" / f"fold_{fold}"
+        return base / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}"
 
 
 @pytest.fixture
@@ -127,6 +152,7 @@ WITH_PEER = [("met", 1, 2, "south"), ("left", 1, 5, "south")]
         ("2d_small", MANY, "1"),
         ("3d_resenc", MANY, "2"),
         (CONFIGURATION, "regions", "3"),
+        (CONFIGURATION, ONLY_REGIONS, "0"),
         (CONFIGURATION, "ignore", "4"),
         (CONFIGURATION, "labels", "all"),
     ],
@@ -143,6 +169,22 @@ def test_every_kind_of_network_and_label_learns_with_a_peer(stock, configuration
     assert (site.fold(configuration, fold) / "checkpoint_final.pth").exists()
 
 
+def test_nnunets_own_residual_encoder_plans_learn_with_a_peer(phantom_data, tmp_path, monkeypatch):
+    """Planned by nnUNetPlannerResEncM, trained with -p: what nnU-Net recommends, as large as it plans it."""
+    plans, configuration = "nnUNetResEncUNetMPlans", "3d_fullres"
+    site = Command(tmp_path, Path(shutil.copytree(phantom_data(), tmp_path / "data")), monkeypatch)
+    site.prepare("nnUNetv2_plan_experiment", "-pl", "nnUNetPlannerResEncM")
+    site.prepare("nnUNetv2_preprocess", "-plans_name", plans, "-c", configuration, "-np", "1")
+    site.federate(configuration, plans)
+
+    said = site.run(configuration, "0", "-p", plans)
+
+    fold = site.fold(configuration, plans=plans)
+    assert rounds(fold) == WITH_PEER
+    assert "ResidualEncoderUNet" in said and "Mean Validation Dice" in said
+    assert (fold / "checkpoint_final.pth").exists()
+
+
 def test_a_cascade_learns_with_peers_in_both_stages(stock):
     """3d_lowres writes the next stage's input for every case, 3d_cascade reads it."""
     site = stock(MANY)
@@ -155,7 +197,10 @@ def test_a_cascade_learns_with_peers_in_both_stages(stock):
 
 
 def test_validation_probabilities_and_pretrained_weights(stock):
-    """--npz keeps probabilities; --val works without a site; -pretrained_weights starts from the result."""
+    """--npz keeps probabilities; --val works without a site; -pretrained_weights starts from the result.
+
+    Its segmentation layers are those that all sites begin with: nnU-Net never loads them.
+    """
     site = stock()
     site.federate(CONFIGURATION)
     site.run(CONFIGURATION, "0", "--npz")
@@ -175,8 +220,14 @@ def test_validation_probabilities_and_pretrained_weights(stock):
     pretrained = fold.with_name("pretrained.pth")
     shutil.copyfile(fold / "checkpoint_final.pth", pretrained)
     offer_like_a_peer(site.sites["south"], site.data, CONFIGURATION)
-    said = site.run(CONFIGURATION, "all", "-pretrained_weights", str(pretrained))
-    assert "Loading pretrained weights from file" in said
+    site.run(CONFIGURATION, "all", "-pretrained_weights", str(pretrained))
+    loaded = torch.load(pretrained, map_location="cpu", weights_only=False)["network_weights"]
+    first, now = (torch.load(site.fold(CONFIGURATION, which) / "initial.pth") for which in ("0", "all"))
+    for name, tensor in now.items():
+        expected, other = (first, loaded) if ".seg_layers." in name else (loaded, first)
+        assert torch.equal(tensor, expected[name]), name
+        if name.endswith("layers.1.weight") or ".conv.weight" in name:
+            assert not torch.equal(tensor, other[name]), name
 
 
 def test_a_training_that_is_killed_in_a_round_goes_on_with_its_peer(stock):
