@@ -21,18 +21,19 @@ ARMS: Mapping[str, str] = {
     "pooled": "pooled",
     "fedavg": "fedavg=nnUNetTrainerFedAvg",
     "gossipavg": "gossipavg=nnUNetTrainerGossipAverage",
+    "mutual_lean": "mutual_lean=nnUNetTrainerGML,merge=lean",
+    "frozen_lean": "frozen_lean=nnUNetTrainerGMLFrozen,merge=lean",
+    "contrastive_lean": "contrastive_lean=nnUNetTrainerGCML,merge=lean",
     "mutual_select": "mutual_select=nnUNetTrainerGML,merge=select",
     "frozen_select": "frozen_select=nnUNetTrainerGMLFrozen,merge=select",
-    "contrastive_select": "contrastive_select=nnUNetTrainerGCML,merge=select",
-    "mutual_lean": "mutual_lean=nnUNetTrainerGML,merge=lean",
     "fedprox": "fedprox=nnUNetTrainerFedProx",
     "mutual": "mutual=nnUNetTrainerGML,merge=none",
     "frozen": "frozen=nnUNetTrainerGMLFrozen,merge=none",
     "mutual_best": "mutual_best=nnUNetTrainerGML,merge=best",
     "mutual_weighted": "mutual_weighted=nnUNetTrainerGML,merge=weighted",
-    "mutual_no_trust": "mutual_no_trust=nnUNetTrainerGML,merge=select,uses_trust=false",
-    "mutual_gt": "mutual_gt=nnUNetTrainerGML,merge=select,mask=gt",
-    "mutual_union": "mutual_union=nnUNetTrainerGML,merge=select,mask=union",
+    "mutual_no_trust": "mutual_no_trust=nnUNetTrainerGML,merge=lean,uses_trust=false",
+    "mutual_gt": "mutual_gt=nnUNetTrainerGML,merge=lean,mask=gt",
+    "mutual_union": "mutual_union=nnUNetTrainerGML,merge=lean,mask=union",
 }
 """Every arm by the name that a command line may use."""
 REDUCED = (
@@ -41,9 +42,9 @@ REDUCED = (
     "pooled",
     "fedavg",
     "gossipavg",
-    "frozen_select",
-    "mutual_select",
-    "contrastive_select",
+    "frozen_lean",
+    "mutual_lean",
+    "contrastive_lean",
 )
 ALL_LABELS = "all-labels"
 MISSING_SITE, MISSING_ORGAN = "north", "parotids"
@@ -221,7 +222,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         parts=(
             Part(
                 options=("--unlabelled", f"{MISSING_SITE}={MISSING_ORGAN}"),
-                arms=("individual", "fedavg", "gossipavg", "mutual", "mutual_select"),
+                arms=("individual", "fedavg", "gossipavg", "mutual", "mutual_lean"),
             ),
             Part(ALL_LABELS, arms=("individual",), fixed=True),
         ),

@@ -45,7 +45,7 @@ class GossipTrainer(JudgingTrainer):
     low_memory: bool = False
     """Train the two networks one after the other in each step: less memory, one more forward pass."""
     mutual_epochs: int = 5
-    merge: MergeKind = "select"
+    merge: MergeKind = "lean"
     """What becomes of the peer's weights when it leaves."""
 
     visit: Visit | None = None

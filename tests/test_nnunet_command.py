@@ -92,7 +92,7 @@ class Command:
         """Sites for this configuration; south has offered."""
         home = self.folder / f"sites-{configuration}"
         home.mkdir()
-        self.sites = sites_for(home, self.data, configuration, plans)
+        self.sites = sites_for(home, self.data, configuration, plans=plans)
         offer_like_a_peer(self.sites["south"], self.data, configuration, plans)
         self.environment[SITE_VARIABLE] = str(self.sites["north"].path)
 
