@@ -70,6 +70,7 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
         "## Arms\n",
         honest,
         arm_table(results),
+        seeds_sentence(results),
         rounds_sentence(results),
     ]
     if experiment.missing:
@@ -79,6 +80,17 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
     sections += ["## Each class\n", honest, class_table(results, experiment.small)]
     sections += ["## How it was made\n", made, _facts(results.runs)]
     return "\n".join(section for section in sections if section)
+
+
+def seeds_sentence(results: Results) -> str:
+    """A warning where not all arms have run with the same seeds; else empty."""
+    seeds = {results.seeds(name) for name in results.arms} - {()}
+    if len(seeds) < 2:
+        return ""
+    return (
+        "Not every arm has run with every seed. Another seed has other training cases and held-out cases: "
+        "compare gains, which are paired, not Dice.\n"
+    )
 
 
 def against_table(results: Results) -> str:
@@ -156,7 +168,8 @@ def _facts(runs: Sequence[Run]) -> str:
         for name, value in recipe.items()
         if value not in (None, [], "") and name not in told
     )
-    arms = "".join(f"- `{words}`\n" for words in recipe["trainers"])
+    asked = dict.fromkeys(words for run in runs for words in run.record["recipe"]["trainers"])
+    arms = "".join(f"- `{words}`\n" for words in asked)
     machines = _machines(runs)
     return (
         f"Arms, as `nnunet-gml simulate --arm` reads them:\n\n{arms}\n"

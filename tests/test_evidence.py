@@ -317,6 +317,32 @@ def test_page_keeps_notes_and_names_what_is_missing(bench, tmp_path):
     assert "old" not in text.split("\n")
 
 
+def test_the_page_warns_of_arms_with_fewer_seeds(bench, tmp_path):
+    """A mean over other seeds is one over other cases; with equal seeds there is nothing to warn of."""
+    page, plans = bench("evidence_page"), bench("evidence_plans")
+    write_run(tmp_path / "seed-1", 1, DICE)
+    write_run(tmp_path / "seed-2", 2, DICE, finished=("a",))
+    texts = []
+    for seeds in ([1], [1, 2]):
+        page.write_page(tmp_path / "page.md", plans.EXPERIMENTS["few"], tmp_path, seeds, "the command")
+        texts.append((tmp_path / "page.md").read_text())
+
+    assert ["compare gains" in text for text in texts] == [False, True]
+
+
+def test_the_page_lists_the_arms_of_all_runs(bench, tmp_path):
+    """Also one that only the first seed has."""
+    page, plans = bench("evidence_page"), bench("evidence_plans")
+    write_run(tmp_path / "seed-1", 1, DICE)
+    fewer = {"trainers": TRAINERS[:1], "device": "cpu", "epochs": 2}
+    write_run(tmp_path / "seed-2", 2, {"alone": DICE["alone"]}, recipe=fewer)
+
+    page.write_page(tmp_path / "page.md", plans.EXPERIMENTS["few"], tmp_path, [1, 2], "the command")
+
+    text = (tmp_path / "page.md").read_text()
+    assert [text.count(f"- `{words}`") for words in TRAINERS] == [1, 1, 1, 1]
+
+
 def test_page_without_any_run(bench, tmp_path):
     """It says so, and is no error."""
     plans, page = bench("evidence_plans"), bench("evidence_page")
