@@ -9,16 +9,12 @@ import pytest
 import torch
 from nnunet_kit import build_trainer, wait_for_arrival
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from trainer_kit import StockTrainer, a_little_further, ledger, log_of, rounds, same_weights
+from trainer_kit import StockTrainer, a_little_further, copy_of, ledger, log_of, rounds, same_weights
 
 from nnunet_gml import weights
 from nnunet_gml.averaging import FedAvgTrainer, FedProxTrainer, GossipAverageTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-
-def copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in weights.named_tensors(network).items()}
 
 
 def momentum_of(trainer) -> list[torch.Tensor]:

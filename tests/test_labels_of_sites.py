@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nnunet_kit import CONFIGURATION, WaitingTrainer, plans_of
-from trainer_kit import a_little_further, log_of, rounds
+from trainer_kit import a_little_further, copy_of, log_of, rounds
 
 from nnunet_gml import weights
 from nnunet_gml.partial_labels import MarginalBackground
@@ -34,7 +34,7 @@ class Watched(WaitingTrainer):
             self.peer_seen, self.stay_seen = self.visit.peer, self.visit.stay
 
     def begin_round(self, round_: int) -> None:
-        self.offered = {name: t.clone() for name, t in weights.named_tensors(self.network).items()}
+        self.offered = copy_of(self.network)
         super().begin_round(round_)
 
 

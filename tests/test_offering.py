@@ -104,7 +104,7 @@ import sys, torch
 from pathlib import Path
 from torch import nn
 from nnunet_gml import weights
-from nnunet_gml.offering import Offering, room_for
+from nnunet_gml.offering import Offering
 
 network = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(20)))
 def write(tensors):

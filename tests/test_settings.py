@@ -6,7 +6,7 @@ import pytest
 import torch
 from nnunet_kit import WaitingTrainer, build_trainer, sites_for, use_folders, wait_for_arrival
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from trainer_kit import a_little_further, rounds, same_weights
+from trainer_kit import a_little_further, copy_of, rounds, same_weights
 
 from nnunet_gml import merging, weights
 from nnunet_gml.averaging import FedAvgTrainer, GossipAverageTrainer
@@ -73,10 +73,6 @@ def test_a_variant_that_annotates_otherwise_is_still_checked():
 
     with pytest.raises(ConfigError, match="merge of Variant"):
         check_choices(object.__new__(variant))
-
-
-def copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in weights.named_tensors(network).items()}
 
 
 class HalfOfThePeer(WaitingTrainer):

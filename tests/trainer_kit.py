@@ -89,6 +89,11 @@ def ledger(trainer) -> list[dict]:
     return sorted(lines, key=lambda line: line["event"] != "offer")
 
 
+def copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as they are now, by name."""
+    return {name: tensor.clone() for name, tensor in weights.named_tensors(network).items()}
+
+
 def same_weights(a, b) -> bool:
     """Whether two trainers' networks are equal bit for bit."""
     one, other = (weights.named_tensors(t.network) for t in (a, b))
