@@ -128,23 +128,17 @@ class GossipTrainer(JudgingTrainer):
             return
         visit, self.visit = self.visit, None
         self.peer_network.zero_grad(set_to_none=True)
-        theirs, ours, mixed = self.score(self.peer_network), self.score(self.network), []
-
-        def dice_now() -> float:
-            mixed.append(self.score(self.network))
-            return mixed[-1].mean
-
-        share = merging.merge(
+        theirs, ours = self.score(self.peer_network), self.score(self.network)
+        share, merged = merging.merge(
             merge if self.has_what_we_learnt(visit.peer) else "none",
             self.network,
             self.peer_network,
             self.optimizer,
-            theirs.mean,
-            ours.mean,
-            dice_now,
+            theirs,
+            ours,
+            lambda: self.score(self.network),
             self.names_to_keep(),
         )
-        merged = {0.0: ours, 1.0: theirs}.get(share) or mixed[-1]
         parting = Parting(visit.meeting, visit.stay, self.current_epoch, theirs, ours, merged, share)
         self.say(parting.sentence())
         self.write_down(parting.append_to)

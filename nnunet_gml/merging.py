@@ -6,12 +6,13 @@ leaving normalisation layers out is FedBN's idea (arXiv:2102.07623).
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_gml.tensors import all_finite, named_tensors, unwrap
+from nnunet_gml.trust import Scores
 
 MergeKind = Literal["none", "best", "weighted", "select", "lean"]
 
@@ -126,16 +127,25 @@ def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
                 state[name].mul_(factor)
 
 
+class Merged(NamedTuple):
+    """What became of a peer's weights."""
+
+    share: float
+    """Of the average, the peer's; 0 where everything stays ours."""
+    scores: Scores
+    """Our network's afterwards, on the local validation patches."""
+
+
 def merge(
     kind: MergeKind,
     network: nn.Module,
     peer_network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    dice_peer: float,
-    dice_ours: float,
-    dice_now: Callable[[], float],
+    theirs: Scores,
+    ours: Scores,
+    score: Callable[[], Scores],
     keep: Collection[str] = (),
-) -> float:
+) -> Merged:
     """Take a share of a peer's weights into ours; momentum shrinks with what is left of ours.
 
     Args:
@@ -145,52 +155,49 @@ def merge(
         network: ours.
         peer_network: the peer's, with the same names of tensors.
         optimizer: ours.
-        dice_peer: the peer's mean Dice on the local validation patches.
-        dice_ours: ours, before.
-        dice_now: measures ours again.
-        keep: names of tensors that stay ours.
+        theirs: the peer's scores on the local validation patches.
+        ours: those of our network, before.
+        score: measures our network as it is then; it holds weights on trial.
+        keep: names of tensors that stay ours; "all of the peer's" is then all others, and measured so.
 
     Returns:
-        The share, 0 where everything stays ours; so does a peer whose weights are not finite.
+        The share and the scores; nothing changes for a peer whose weights are not finite.
 
     Raises:
         ValueError: another kind.
     """
     if kind not in get_args(MergeKind):
         raise ValueError(f"merge is {kind!r}, but must be one of {', '.join(get_args(MergeKind))}")
-    theirs = named_tensors(peer_network)
-    if kind == "none" or not all_finite(theirs):
-        return 0.0
+    peer = named_tensors(peer_network)
+    if kind == "none" or not all_finite(peer):
+        return Merged(0.0, ours)
+    known = {0.0: ours} if keep else {0.0: ours, 1.0: theirs}
 
     def dice_at(share: float) -> float:
-        ours = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
-        mix(network, theirs, share, keep)
-        dice = dice_now()
-        mix(network, ours, 1.0)
-        return dice
+        if share not in known:
+            before = {name: tensor.clone() for name, tensor in named_tensors(network).items()}
+            mix(network, peer, share, keep)
+            known[share] = score()
+            mix(network, before, 1.0)
+        return known[share].mean
 
-    share = _chosen_share(kind, dice_peer, dice_ours, dice_at)
-    mix(network, theirs, share, keep)
+    share = _chosen_share(kind, dice_at)
+    mix(network, peer, share, keep)
     scale_momentum(optimizer, 1 - share)
-    return share
+    return Merged(share, known[share])
 
 
-def _chosen_share(
-    kind: MergeKind, dice_peer: float, dice_ours: float, dice_at: Callable[[float], float]
-) -> float:
+def _chosen_share(kind: MergeKind, dice_at: Callable[[float], float]) -> float:
+    """The share, from the Dice that our network has with a share of the peer's weights."""
+    ours, peer = dice_at(0.0), dice_at(1.0)
     if kind == "weighted":
-        share = peer_share(dice_peer, dice_ours)
-        return share if share and dice_at(share) >= dice_ours else 0.0
+        share = peer_share(peer, ours)
+        return share if dice_at(share) >= ours else 0.0
     if kind == "lean":
-        return _leaning_share(dice_peer, dice_ours, dice_at(MOST_SHARE))
-    dice = {1.0: dice_peer}
-    if kind == "select":
-        dice[MOST_SHARE] = dice_at(MOST_SHARE)
-    better = [share for share in dice if is_better(dice[share], dice_ours)]
-    return max(better, key=lambda share: dice[share], default=0.0)
-
-
-def _leaning_share(dice_peer: float, dice_ours: float, dice_half: float) -> float:
-    if is_better(dice_peer, dice_half) and is_better(dice_peer, dice_ours):
-        return 1.0
-    return MOST_SHARE if dice_half >= dice_ours - MARGIN else 0.0
+        half = dice_at(MOST_SHARE)
+        if is_better(peer, half) and is_better(peer, ours):
+            return 1.0
+        return MOST_SHARE if half >= ours - MARGIN else 0.0
+    candidates = (1.0, MOST_SHARE) if kind == "select" else (1.0,)
+    better = [share for share in candidates if is_better(dice_at(share), ours)]
+    return max(better, key=dice_at, default=0.0)

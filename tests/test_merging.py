@@ -21,6 +21,7 @@ from nnunet_gml.merging import (
     scale_momentum,
 )
 from nnunet_gml.tensors import named_tensors
+from nnunet_gml.trust import Scores
 
 DICE = st.floats(0, 1)
 
@@ -266,14 +267,25 @@ def test_an_optimiser_without_history_has_nothing_to_scale():
     assert parameter.item() == pytest.approx(-0.1)
 
 
-def merged(kind, dice_peer, dice_ours, dice_after=1.0):
-    """Ours 1, the peer's 3, momentum 8: the share, our weight and our momentum afterwards."""
+def scores(dice):
+    """Of a network with one class, which is present."""
+    return Scores(torch.tensor([dice], dtype=torch.float64), torch.tensor([True]))
+
+
+def merged(kind, dice_peer, dice_ours, dice_after=1.0, keep=()):
+    """Ours 1, the peer's 3, momentum 8: the share, our weight and our momentum afterwards.
+
+    The Dice said to be ours afterwards is that of the weights which stay.
+    """
     ours, theirs = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     for network, value in ((ours, 1.0), (theirs, 3.0)):
         nn.init.constant_(network.weight, value)
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9)
     optimizer.state[ours.weight]["momentum_buffer"] = torch.tensor([[8.0]])
-    share = merge(kind, ours, theirs, optimizer, dice_peer, dice_ours, lambda: dice_after)
+    said = scores(dice_peer), scores(dice_ours), lambda: scores(dice_after)
+    share, afterwards = merge(kind, ours, theirs, optimizer, *said, keep)
+    known = {0.0: dice_ours} if keep else {0.0: dice_ours, 1.0: dice_peer}
+    assert afterwards.mean == pytest.approx(known.get(share, dice_after), nan_ok=True)
     return share, float(ours.weight.detach()), float(optimizer.state[ours.weight]["momentum_buffer"])
 
 
@@ -305,6 +317,13 @@ def test_what_a_merge_takes_over(kind, dice_peer, dice_ours, dice_after, expecte
     assert merged(kind, dice_peer, dice_ours, dice_after) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("dice_after", "share"), [(0.05, 0.0), (0.5, 1.0), (math.nan, 0.0)])
+def test_all_of_a_peer_but_what_stays_ours_is_measured_so(dice_after, share):
+    """A peer is good with its own normalisation; what counts is how good its weights are with ours."""
+    weight = 1.0  # the only tensor is one that stays
+    assert merged("best", 0.9, 0.1, dice_after, keep={"weight"}) == (share, weight, 8 * (1 - share))
+
+
 @pytest.mark.parametrize("dice_peer", [0.9, 0.1, math.nan])
 def test_another_kind_of_merge_is_refused(dice_peer):
     """A slip of the pen is no ``best``; the message has what was given and what there is."""
@@ -321,5 +340,7 @@ def test_a_peer_that_is_not_finite_changes_nothing(kind):
         theirs.weight[0, 0] = torch.nan
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
 
-    assert merge(kind, ours, theirs, optimizer, 1.0, 0.0, lambda: 1.0) == 0.0
+    share, afterwards = merge(kind, ours, theirs, optimizer, scores(1.0), scores(0.0), lambda: scores(1.0))
+
+    assert (share, afterwards.mean) == (0.0, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True))
