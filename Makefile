@@ -58,7 +58,7 @@ bench: $(READY)
 bench-headneck: $(READY)
 	$(BIN)/python benchmarks/evidence.py headneck --seeds 1 2 3
 
-# make evidence SET=hippocampus   (or few, headneck, headneck-phantom, partial) the methods side by side; hours; continues where it stopped
+# make evidence SET=hippocampus   (or few, parts, headneck, headneck-phantom, partial) the methods side by side; hours; continues where it stopped
 evidence: $(READY)
 	$(BIN)/python benchmarks/evidence.py $(SET)
 

@@ -76,7 +76,13 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
     if experiment.missing:
         sections += ["## The organ that one site does not contour\n", honest]
         sections += [missing_table(results, Results(runs[ALL_LABELS]), *experiment.missing)]
-    sections += ["## Against other ways to share weights\n", honest, against_table(results)]
+    sections += [
+        "## Against other ways to share weights\n",
+        honest,
+        against_table(results, baselines(results)),
+    ]
+    if experiment.whole in results.arms:
+        sections += ["## Against the whole method\n", honest, against_table(results, [experiment.whole])]
     sections += ["## Each class\n", honest, class_table(results, experiment.small)]
     sections += ["## How it was made\n", made, _facts(results.runs)]
     return "\n".join(section for section in sections if section)
@@ -93,13 +99,17 @@ def seeds_sentence(results: Results) -> str:
     )
 
 
-def against_table(results: Results) -> str:
-    """Each arm that exchanges, minus FedAvg and minus gossip averaging; Holm within a column."""
-    others = [
+def baselines(results: Results) -> list[str]:
+    """FedAvg and gossip averaging, as they are, where they have been run."""
+    return [
         name
         for name, arm in results.arms.items()
         if arm.trainer in ("nnUNetTrainerFedAvg", "nnUNetTrainerGossipAverage") and not arm.attributes
     ]
+
+
+def against_table(results: Results, others: Sequence[str]) -> str:
+    """Each arm that exchanges, minus each of some others; Holm within a column."""
     names = [name for name, arm in results.arms.items() if arm.exchanges and name not in others]
     if not others or not names:
         return "Neither FedAvg nor gossip averaging has been run.\n"

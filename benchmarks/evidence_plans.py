@@ -46,6 +46,17 @@ REDUCED = (
     "mutual_lean",
     "contrastive_lean",
 )
+TAKEN_APART = (
+    "individual",
+    "ensemble",
+    "fedavg",
+    "gossipavg",
+    "mutual_lean",
+    "mutual_no_trust",
+    "mutual_gt",
+    "mutual_union",
+    "frozen_lean",
+)
 ALL_LABELS = "all-labels"
 MISSING_SITE, MISSING_ORGAN = "north", "parotids"
 
@@ -72,6 +83,7 @@ class Experiment:
         small: classes that the page shows apart.
         missing: site and class that one part trains without.
         honest_name: what the data are, at every table.
+        whole: the arm that all others are compared with, where the page takes the method apart.
     """
 
     page: str
@@ -82,6 +94,7 @@ class Experiment:
     small: tuple[str, ...] = ()
     missing: tuple[str, str] | None = None
     honest_name: str = ""
+    whole: str = ""
 
 
 def prepare_hippocampus(raw: Path, seed: int, further: Sequence[str] = ()) -> list[Path]:
@@ -135,6 +148,15 @@ FEW = (
     + """\
 Each site has eight subjects: six to train with, two to validate with. Held-out subjects are those of the
 [larger experiment](method-hippocampus.md).
+"""
+)
+PARTS = (
+    FEW.replace("# The method on real MRI", "# Which part of the method does what")
+    + """\
+The method as it is by default is *mutual_lean*. Each of the arms below it does one thing otherwise: no trust
+(a peer is fully believed in every class), another mask (*gt*: where the contour is; *union*: where contour
+or either network say that the class is; the default, *agree*: inside the union, where the teacher is right),
+or a peer that only teaches (*frozen*).
 """
 )
 HEADNECK = """\
@@ -193,6 +215,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         HIPPOCAMPUS_SIZES,
     ),
     "few": Experiment("method-few-cases.md", FEW, prepare_few, HIPPOCAMPUS_SIZES),
+    "parts": Experiment(
+        "method-parts.md",
+        PARTS,
+        prepare_few,
+        HIPPOCAMPUS_SIZES,
+        parts=(Part(arms=TAKEN_APART),),
+        whole="mutual_lean",
+    ),
     "headneck": Experiment(
         "headneck.md",
         HEADNECK,

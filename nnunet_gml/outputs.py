@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ def full_resolution(output: Output) -> Tensor:
 
 def constant(output: Output) -> Output:
     """The same values without their graph."""
-    if isinstance(output, (list, tuple)):
-        return [scale.detach() for scale in output]
-    return output.detach()
+    return _each(output, Tensor.detach)
 
 
 def moved(output: Output, device: torch.device) -> Output:
     """The same on a device; from page-locked memory it goes there while the GPU computes."""
+    return _each(output, lambda scale: scale.to(device, non_blocking=True))
+
+
+def _each(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
     if isinstance(output, (list, tuple)):
-        return [scale.to(device, non_blocking=True) for scale in output]
-    return output.to(device, non_blocking=True)
+        return [change(scale) for scale in output]
+    return change(output)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,22 @@ def test_the_page_warns_of_arms_with_fewer_seeds(bench, tmp_path):
         texts.append((tmp_path / "page.md").read_text())
 
     assert ["compare gains" in text for text in texts] == [False, True]
+
+
+def test_what_takes_the_method_apart_is_compared_with_the_whole(bench, tmp_path):
+    """Arms that exchange minus the whole method, baselines among them; elsewhere there is no such table."""
+    page, plans = bench("evidence_page"), bench("evidence_plans")
+    write_run(tmp_path / "seed-1", 1, DICE)
+    texts = []
+    for whole in ("mutual", ""):
+        experiment = replace(plans.EXPERIMENTS["parts"], whole=whole)
+        page.write_page(tmp_path / "page.md", experiment, tmp_path, [1], "the command")
+        texts.append((tmp_path / "page.md").read_text())
+
+    table = texts[0].split("## Against the whole method\n")[1].split("##")[0].strip().splitlines()
+    assert table[0] == "| arm | minus mutual [95 %] | p |"
+    assert [row.split(" | ")[0] for row in table[2:]] == ["| fedavg"]
+    assert "whole method" not in texts[1]
 
 
 def test_the_page_lists_the_arms_of_all_runs(bench, tmp_path):
