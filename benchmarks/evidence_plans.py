@@ -172,8 +172,8 @@ thickness, noise, streaks from dense bone, contrast) differ; sites have 2 to 4 p
 with. 23 patients; each
 is at one site only, in training, in validation or held out, drawn by the seed of the run. Three scans of a
 short stretch of the neck are left out; only patients with all organs are held out. One seed holds out 7
-patients: their smallest possible p is 2/2^7 = 0.016, and Holm's correction over the seven arms that the
-first table compares with *individual* makes it 0.11. With one seed none of them can reach p < 0.05.
+patients: their smallest possible p is 2/2^7 = 0.016, and Holm's correction over the seven arms that
+the reduced matrix compares with *individual* makes it 0.11. With one seed none of them can reach p < 0.05.
 
 Left and right are classes of their own, so every arm trains without mirroring, as nnU-Net's own
 nnUNetTrainerNoMirroring does. Reduced for a CPU: contours on voxels of 2x2x2.5 mm, networks on 3.5 mm (a

@@ -34,7 +34,7 @@ These are {distinct} different cases{repeated}.
 
 The ratio of two processes to one is that of seconds for each case, without their start; the memory is that of
 all processes together (what they share counts for each), the most in the second half of the run relative to
-the first. The issue names no numbers: both targets were set here.
+the first. Both targets were set here.
 """
 REPEATED = ", each measured about {times:.0f} times under other names"
 REAL = "contours of one physician against another's (HeadNeckContours)"

@@ -224,6 +224,25 @@ def test_ensemble_uses_every_sites_own_network(tmp_path, monkeypatch):
     assert job.site == whole.site == "a"
 
 
+@pytest.mark.parametrize(
+    ("arm", "changes", "warmup"),
+    [
+        (f"a={GML}", {"epochs": 50}, 50),  # the trainer's own warm-up
+        (f"a={GML},warmup_epochs=8", {"epochs": 8, "warmup_epochs": 2}, 8),
+        ("nnUNetTrainerFedAvg", {"epochs": 3, "warmup_epochs": 4}, 4),
+    ],
+)
+def test_an_arm_that_would_never_exchange_is_refused(tmp_path, arm, changes, warmup):
+    """It would be stock training under another name; one epoch after the warm-up there is a first round."""
+    asked = recipe(STOCK, arm, **changes)
+    with pytest.raises(ConfigError, match=f"never exchange: {asked.epochs} epochs, of which {warmup} are"):
+        arms.write_arms(tmp_path / "trainers", asked, 1)
+
+    assert not (tmp_path / "trainers").exists()
+    arms.write_arms(tmp_path / "trainers", recipe(STOCK, arm, **{**changes, "epochs": warmup + 1}), 1)
+    arms.write_arms(tmp_path / "trainers", recipe(STOCK, "nnUNetTrainerNoDeepSupervision", "pooled"), 1)
+
+
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
     """A second arm without a trainer: no folder, which would keep the next call out of the run folder."""
     with pytest.raises(ConfigError, match="no trainer nnUNetTrainerNone"):

@@ -175,6 +175,25 @@ def chosen_settings(arm: Arm, recipe: Recipe, stock: bool) -> dict[str, Value]:
     return settings | dict(arm.attributes)
 
 
+def check_length(arm: Arm, recipe: Recipe) -> None:
+    """Raise `ConfigError` where an arm that exchanges would end within its warm-up, as stock training.
+
+    Imports the trainer, and so torch, where neither run nor arm says how long that is.
+    """
+    if not arm.exchanges:
+        return
+    chosen = chosen_settings(arm, recipe, is_stock(arm.trainer))
+    if "warmup_epochs" not in chosen:
+        chosen = settings_of(trainer_class(arm.trainer))
+    warmup = chosen.get("warmup_epochs")
+    if isinstance(warmup, int) and recipe.epochs <= warmup:
+        raise ConfigError(
+            f"arm {arm.name} would never exchange: {recipe.epochs} epochs, of which {warmup} are warm-up",
+            "fewer --warmup-epochs (with --epochs 40, say: --warmup-epochs 16 --epochs-per-round 4 "
+            "--mutual-epochs 2), or more --epochs",
+        )
+
+
 def trainer_text(arm: Arm, recipe: Recipe, threads: int, stock: bool) -> str:
     """The module with one arm's class, with its `chosen_settings`."""
     lines = [f"    {name} = {value!r}\n" for name, value in chosen_settings(arm, recipe, stock).items()]
@@ -207,12 +226,13 @@ def write_arms(folder: Path, recipe: Recipe, threads: int) -> None:
     """Write the class of every arm into the run's own trainers folder; nothing, if one cannot be.
 
     Raises:
-        ConfigError: one of the trainers, or an attribute of one, does not exist.
+        ConfigError: one of the trainers, or an attribute of one, does not exist; an arm would never exchange.
     """
     trained = [arm for arm in recipe.arms if arm.name != ENSEMBLE]
     for arm in trained:
         check_trainer(arm.trainer)
         check_attributes(arm)
+        check_length(arm, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     for arm in trained:
         text = trainer_text(arm, recipe, threads, is_stock(arm.trainer))
