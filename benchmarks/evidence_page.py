@@ -76,13 +76,8 @@ def page(experiment: Experiment, runs: Mapping[str, Sequence[Run]], command: str
     if experiment.missing:
         sections += ["## The organ that one site does not contour\n", honest]
         sections += [missing_table(results, Results(runs[ALL_LABELS]), *experiment.missing)]
-    sections += [
-        "## Against other ways to share weights\n",
-        honest,
-        against_table(results, baselines(results)),
-    ]
-    if experiment.whole in results.arms:
-        sections += ["## Against the whole method\n", honest, against_table(results, [experiment.whole])]
+    sections += ["## Against other ways to share weights\n", honest]
+    sections += [against_table(results, baselines(results)), against_whole(results, experiment.whole, honest)]
     sections += ["## Each class\n", honest, class_table(results, experiment.small)]
     sections += ["## How it was made\n", made, _facts(results.runs)]
     return "\n".join(section for section in sections if section)
@@ -120,6 +115,14 @@ def against_table(results: Results, others: Sequence[str]) -> str:
         columns.append([f"minus {other} [95 %]", *map(gain_text, found)])
         columns.append(["p", *(stats.p_text(p) for p in corrected)])
     return markdown_table(list(map(list, zip(["arm", *names], *columns, strict=True))))
+
+
+def against_whole(results: Results, whole: str, honest: str) -> str:
+    """What each part of the method is worth, where the page takes it apart; else empty."""
+    if whole not in results.arms:
+        return ""
+    sections = ["## Against the whole method\n", honest, against_table(results, [whole])]
+    return "\n".join(section for section in sections if section)
 
 
 def class_table(results: Results, small: Sequence[str]) -> str:
